@@ -1,0 +1,12 @@
+//! tokenmeter: a reverse proxy in front of model-provider APIs that knows how many tokens a company consumes, and who.
+//!
+//! The modules in the order a call meets them; arrows go one way, downwards. `ARCHITECTURE.md` has the picture.
+
+// — words: plain values, import only each other —
+pub mod ids;
+pub mod money;
+pub mod operation;
+pub mod period;
+pub mod problem;
+pub mod record;
+pub mod usage;

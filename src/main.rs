@@ -1,0 +1,3 @@
+//! The `tokenmeter` binary.
+
+fn main() {}

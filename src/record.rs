@@ -1,0 +1,189 @@
+//! Intent and record: the two facts of a call, as the journal, the ledger and `tokenmeter records` hold them.
+//!
+//! Touches nothing. Field names in JSON are a promise: add, never rename.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::ids::{AppId, DepartmentId, KeyId, NodeId, Provider, RecordId, TeamId, UpstreamName};
+use crate::money::NanoUsd;
+use crate::operation::Operation;
+use crate::usage::{Anomaly, Estimate, Outcome, Provenance, TokenCounts, Units};
+
+/// By what evidence the payer is known.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttributedBy {
+    /// A virtual key.
+    Key,
+    /// A trusted header.
+    Header,
+    /// Nothing: the call is unattributed.
+    None,
+}
+
+impl AttributedBy {
+    /// The value in records and columns.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Header => "header",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Free-form labels that a client gave a call: at most 16 of at most 64 bytes each side.
+pub type Tags = BTreeMap<String, String>;
+
+/// A call is about to reach an upstream. Holds no text of the call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// The call's id, the record's too.
+    pub id: RecordId,
+    /// When the call began here.
+    pub started_at: jiff::Timestamp,
+    /// Who pays.
+    pub department: DepartmentId,
+    /// Who pays.
+    pub team: TeamId,
+    /// The team's application, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<AppId>,
+    /// The virtual key used, if one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyId>,
+    /// The evidence for the attribution.
+    pub attributed_by: AttributedBy,
+    /// The client's labels.
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    pub tags: Tags,
+    /// The upstream asked.
+    pub upstream: UpstreamName,
+    /// The API family that the exchange is read as: by its path, else the upstream's.
+    pub wire: String,
+    /// The vendor behind the upstream.
+    pub provider: Provider,
+    /// What was asked.
+    pub operation: Operation,
+    /// The model asked for, in the body or the path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_requested: Option<String>,
+    /// Whether the client asked for a stream.
+    pub stream: bool,
+    /// Length of the request body in bytes, where declared or seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_bytes: Option<u64>,
+    /// Whether an answer costs anything by nature: reading what is stored and counting tokens does not.
+    pub is_consumption: bool,
+}
+
+/// What a call's token kinds cost, each rounded once; [`Record::cost_nanousd`] is their sum.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct CostByKind {
+    /// Of uncached input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<NanoUsd>,
+    /// Of tokens read from the cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_read: Option<NanoUsd>,
+    /// Of tokens written to the cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_write: Option<NanoUsd>,
+    /// Of generated tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<NanoUsd>,
+}
+
+impl CostByKind {
+    /// Whether no kind has a price.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A call is over: the one fact that everything else is derived from. Never rewritten.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// The call's id.
+    pub id: RecordId,
+    /// When the call began here.
+    pub started_at: jiff::Timestamp,
+    /// When the call was over; buckets and months go by it. An orphan ends when it is found.
+    pub ended_at: jiff::Timestamp,
+    /// Who paid, as it was at the time.
+    pub department: DepartmentId,
+    /// Who paid, as it was at the time.
+    pub team: TeamId,
+    /// The team's application, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<AppId>,
+    /// The virtual key used, if one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyId>,
+    /// The evidence for the attribution.
+    pub attributed_by: AttributedBy,
+    /// The client's labels.
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    pub tags: Tags,
+    /// The journal that this record was first written to.
+    pub node: NodeId,
+    /// The record's place in its node's order, from 1, without gaps.
+    pub seq: u64,
+    /// The upstream asked.
+    pub upstream: UpstreamName,
+    /// The API family that the exchange was read as.
+    pub wire: String,
+    /// The vendor behind the upstream.
+    pub provider: Provider,
+    /// What was asked.
+    pub operation: Operation,
+    /// The model asked for, in the body or the path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_requested: Option<String>,
+    /// The model that answered, else the one asked for.
+    pub model: Option<String>,
+    /// Whether the client asked for a stream.
+    pub stream: bool,
+    /// The answer's HTTP status; absent where there was no answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// How the call ended.
+    pub outcome: Outcome,
+    /// Where the counts come from.
+    pub provenance: Provenance,
+    /// What was consumed.
+    pub tokens: TokenCounts,
+    /// Billed quantities that are not tokens.
+    #[serde(default, skip_serializing_if = "Units::is_empty")]
+    pub units: Units,
+    /// The provider's own usage object, verbatim (insignificant white space aside).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage_raw: Option<Box<RawValue>>,
+    /// The service tier that the answer names; it decides the price.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<String>,
+    /// How sure the local count is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<Estimate>,
+    /// Output tokens that reached the client, where they differ from those billed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivered_output: Option<u64>,
+    /// How the provider contradicted itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anomaly: Option<Anomaly>,
+    /// The cost in nano-dollars; null while no price is known.
+    pub cost_nanousd: Option<NanoUsd>,
+    /// The cost of each token kind.
+    #[serde(default, skip_serializing_if = "CostByKind::is_empty")]
+    pub cost_nanousd_by_kind: CostByKind,
+    /// The price used: its source, date, provider and model; null while no price is known.
+    pub price: Option<String>,
+    /// From the call's begin to the first byte of the answer's body, or its head where there is no body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_to_first_byte_ms: Option<u64>,
+    /// From the call's begin to its end, by the monotonic clock.
+    pub duration_ms: u64,
+}
