@@ -10,3 +10,7 @@ pub mod period;
 pub mod problem;
 pub mod record;
 pub mod usage;
+
+// — rules: pure; bytes in, values out —
+pub mod framing;
+pub mod wires;
