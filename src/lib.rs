@@ -13,4 +13,6 @@ pub mod usage;
 
 // — rules: pure; bytes in, values out —
 pub mod framing;
+pub mod pricing;
+pub mod tokenizer;
 pub mod wires;
