@@ -16,3 +16,6 @@ pub mod framing;
 pub mod pricing;
 pub mod tokenizer;
 pub mod wires;
+
+// — records: where facts are kept and shown —
+pub mod journal;

@@ -1,0 +1,334 @@
+//! Journal: append-only files of intents and records on this node's disk: what the data path writes.
+//!
+//! In: [`Intent`]s, [`Record`]s. Out: frames in order, to the applier and to who reads a month. An append is one `write`
+//! on the calling task: when it returns, the kernel has it and the death of this process cannot lose it. Nothing on the
+//! appending path waits for a disk, unless [`Journal::synced`] is awaited under [`Durability::Power`].
+
+mod ballast;
+mod frame;
+mod reader;
+mod recover;
+mod segment;
+mod sync;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::hash::{BuildHasher, RandomState};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use crate::ids::NodeId;
+use crate::record::{Intent, Record};
+
+pub use frame::{Frame, Kind};
+pub use reader::{Limits, Reader};
+
+use writer::Writer;
+
+/// Default of [`Settings::segment_bytes_max`].
+pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+
+/// Where the journal is and how lasting. `config` fills it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The journal's own folder; made if missing.
+    pub directory: PathBuf,
+    /// What an append survives.
+    pub durability: Durability,
+    /// A segment that would grow past this is followed by the next.
+    pub segment_bytes_max: u64,
+    /// This process's name in records; `None`: the one the journal began with, else a random one.
+    pub node: Option<NodeId>,
+    /// The last seq of each node that the ledger holds. A journal that lost its end with the machine's power, or was
+    /// taken away, goes on behind it: a seq is never given twice.
+    pub seq_floors: BTreeMap<NodeId, u64>,
+}
+
+/// What an append survives.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Durability {
+    /// The death of the process at any instant; of the machine, but for the last second or so.
+    #[default]
+    Process,
+    /// The death of the machine, once [`Journal::synced`] says so.
+    Power,
+}
+
+/// A place between two frames. Ordered as the journal is.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Position {
+    /// Number of the segment, from 1.
+    pub segment: u64,
+    /// Bytes from the beginning of the segment's file.
+    pub offset: u64,
+}
+
+impl Position {
+    /// In front of every frame.
+    pub const START: Self = Self { segment: 0, offset: 0 };
+}
+
+/// A frame was appended. Says where it ends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Appended(Position);
+
+/// Why the journal cannot be opened, read or appended to.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The file system refused.
+    #[error("cannot {what} `{}`", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Another process appends to it.
+    #[error("journal `{}` is in use by another process; stop it or choose another `ledger.directory`", directory.display())]
+    InUse {
+        /// The journal's folder.
+        directory: PathBuf,
+    },
+    /// Bytes that were written whole cannot be read back.
+    #[error("journal file `{}` is broken at byte {offset}: {what}", path.display())]
+    Broken {
+        /// The segment.
+        path: PathBuf,
+        /// Where the broken frame begins.
+        offset: u64,
+        /// How it is broken.
+        what: &'static str,
+    },
+    /// A whole frame does not hold what this binary knows.
+    #[error("journal file `{}` holds a frame at byte {offset} that cannot be read", path.display())]
+    Decode {
+        /// The segment.
+        path: PathBuf,
+        /// Where the frame begins.
+        offset: u64,
+        /// Why not.
+        source: serde_json::Error,
+    },
+    /// Written by a newer binary.
+    #[error("journal file `{}` has format {found}, this binary knows {known}; upgrade tokenmeter", path.display())]
+    TooNew {
+        /// The segment.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The newest known here.
+        known: u32,
+    },
+    /// It does not take this now.
+    #[error("the journal cannot record: {why}")]
+    Refused {
+        /// What is wrong.
+        why: String,
+    },
+    /// An intent or record has no JSON form, or is far too long.
+    #[error("cannot write a frame")]
+    Encode {
+        /// Why not.
+        source: serde_json::Error,
+    },
+}
+
+/// An opened journal, and what the process before left open.
+#[derive(Debug)]
+pub struct Opened {
+    /// Ready to append to.
+    pub journal: Journal,
+    /// Calls that were in flight when the process before died: each is owed a record.
+    pub open_intents: Vec<Intent>,
+}
+
+/// The journal of one node. Shared as `Arc<Journal>`; dropping it syncs what is left and lets go of the folder.
+#[derive(Debug)]
+pub struct Journal {
+    node: NodeId,
+    durability: Durability,
+    writer: Arc<Writer>,
+    syncing: sync::Thread,
+    reader_waits: AtomicBool,
+    waiting_reader: Mutex<Option<Thread>>,
+    _lock: Lock,
+}
+
+impl Journal {
+    /// Opens or begins the journal of `settings.directory`, cuts off a torn tail, and starts a new segment: a position
+    /// that was handed out before never comes to mean something else.
+    pub fn open(settings: Settings) -> Result<Opened, JournalError> {
+        let Settings { directory, durability, segment_bytes_max, node, seq_floors } = settings;
+        fs::create_dir_all(&directory).map_err(|source| JournalError::Io {
+            what: "make",
+            path: directory.clone(),
+            source,
+        })?;
+        let lock = Lock::take(&directory)?.ok_or_else(|| JournalError::InUse { directory: directory.clone() })?;
+        let mut found = recover::recover(&directory)?;
+        let node = match node.or_else(|| found.node.take()) {
+            Some(node) => node,
+            None => random_node()?,
+        };
+        let last_of = |seqs: &BTreeMap<NodeId, u64>| seqs.get(&node).copied().unwrap_or(0);
+        let next_seq = last_of(&found.last_seqs).max(last_of(&seq_floors)).saturating_add(1);
+        let open_intents = std::mem::take(&mut found.open_intents);
+        let writer = Arc::new(Writer::begin(directory, node.clone(), segment_bytes_max, next_seq, found)?);
+        let syncing = sync::Thread::start(Arc::clone(&writer), durability)?;
+        let journal = Self {
+            node,
+            durability,
+            writer,
+            syncing,
+            reader_waits: AtomicBool::new(false),
+            waiting_reader: Mutex::new(None),
+            _lock: lock,
+        };
+        Ok(Opened { journal, open_intents })
+    }
+
+    /// The node of every record appended here.
+    pub fn node(&self) -> &NodeId {
+        &self.node
+    }
+
+    /// A call is about to reach an upstream. An error means that it must not: its record could not be kept.
+    pub fn append_intent(&self, intent: &Intent) -> Result<Appended, JournalError> {
+        let mut buffer = frame::encode(intent)?;
+        let appended = self.writer.append_intent(intent.id, &mut buffer)?;
+        self.wake_reader();
+        Ok(appended)
+    }
+
+    /// A call is over. Gives the record its node and seq, and cuts its instants to the microsecond, which is what the
+    /// ledger keeps; the record that comes back is the one that everybody else must use.
+    pub fn append_record(&self, mut record: Record) -> Result<(Appended, Record), JournalError> {
+        record.node = self.node.clone();
+        record.started_at = to_the_microsecond(record.started_at);
+        record.ended_at = to_the_microsecond(record.ended_at);
+        // Outside the lock, where the seq is not known yet: the frame's own is what counts when it is read.
+        record.seq = 0;
+        let mut buffer = frame::encode(&record)?;
+        if buffer.len() > frame::PAYLOAD_BYTES_MAX {
+            // The evidence is the only member without a bound. The counts matter more.
+            record.usage_raw = None;
+            buffer = frame::encode(&record)?;
+        }
+        let (appended, seq) = self.writer.append_record(record.id, &mut buffer)?;
+        record.seq = seq;
+        self.wake_reader();
+        Ok((appended, record))
+    }
+
+    /// Whether an append is all that durability asks for: then there is nothing to wait for.
+    pub fn is_synced_on_append(&self) -> bool {
+        self.durability == Durability::Process
+    }
+
+    /// Waits until what was appended is as lasting as the durability says: at once for `process`, with the next group
+    /// fsync for `power`. A failed fsync is an error for ever after: the kernel forgets what it could not write, so a
+    /// second try that succeeds proves nothing.
+    pub fn synced(
+        self: &Arc<Self>,
+        appended: Appended,
+    ) -> impl Future<Output = Result<(), JournalError>> + Send + 'static + use<> {
+        sync::Synced::new((!self.is_synced_on_append()).then(|| self.syncing.shared()), appended.0)
+    }
+
+    /// The position after the last frame.
+    pub fn end(&self) -> Position {
+        self.writer.end()
+    }
+
+    /// Why no call can be taken now.
+    pub fn failure(&self) -> Option<String> {
+        self.syncing.failure().or_else(|| self.writer.failure())
+    }
+
+    /// Bytes on disk, ballast aside.
+    pub fn bytes(&self) -> u64 {
+        self.writer.bytes()
+    }
+
+    /// Where the files are.
+    pub fn directory(&self) -> &Path {
+        self.writer.directory()
+    }
+
+    /// Blocks the calling thread until something is appended after `seen`, somebody unparks it, or `timeout` passes.
+    /// For one reader: the applier.
+    pub fn wait_for_append(&self, seen: Position, timeout: Duration) {
+        *self.waiting_reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
+        self.reader_waits.store(true, Ordering::SeqCst);
+        // Asked after the flag is up: an append that this look misses sees the flag.
+        if self.end() <= seen {
+            thread::park_timeout(timeout);
+        }
+        self.reader_waits.store(false, Ordering::SeqCst);
+    }
+
+    /// Deletes the segments that end before `up_to`, oldest first, and stops at the first that holds the intent of a
+    /// call still open: what follows may hold the records of others in it.
+    pub fn remove_applied(&self, up_to: Position) -> Result<(), JournalError> {
+        self.writer.remove_before(up_to.segment)
+    }
+
+    fn wake_reader(&self) {
+        // A plain load first: under load nobody sleeps, and the line stays shared.
+        if self.reader_waits.load(Ordering::SeqCst)
+            && self.reader_waits.swap(false, Ordering::SeqCst)
+            && let Some(reader) = &*self.waiting_reader.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            reader.unpark();
+        }
+    }
+}
+
+/// The right to change a journal's files, held by one process at a time.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes it; `None` where another process has it.
+    pub fn take(directory: &Path) -> Result<Option<Self>, JournalError> {
+        let path = directory.join("lock");
+        let failed = |source| JournalError::Io { what: "lock", path: path.clone(), source };
+        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+
+    /// Cuts off a torn tail, so that a [`Reader`] sees whole frames only.
+    pub fn cut_torn_tail(&self, directory: &Path) -> Result<(), JournalError> {
+        recover::recover(directory).map(drop)
+    }
+}
+
+fn to_the_microsecond(at: jiff::Timestamp) -> jiff::Timestamp {
+    jiff::Timestamp::from_microsecond(at.as_microsecond()).unwrap_or(at)
+}
+
+fn random_node() -> Result<NodeId, JournalError> {
+    // Seeded by the system, for every state anew.
+    let random = RandomState::new().hash_one(0) & 0xff_ffff;
+    NodeId::parse(&format!("n-{random:06x}"))
+        .map_err(|_| JournalError::Refused { why: "no name for this node".to_owned() })
+}
+
+#[cfg(test)]
+pub(crate) mod samples;
+
+#[cfg(test)]
+mod tests;

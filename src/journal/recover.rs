@@ -1,0 +1,106 @@
+//! Recover: what a journal holds when it is opened.
+//!
+//! Cuts off a torn tail of the newest segment. Anything else that is broken is an error: a record was there.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::path::Path;
+
+use super::frame::{self, Decoded, Kind};
+use super::segment::{self, Header};
+use super::{JournalError, Position};
+use crate::ids::{NodeId, RecordId};
+use crate::record::Intent;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Segments by number, with their lengths.
+    pub(super) segments: BTreeMap<u64, u64>,
+    /// Calls without a record, and the segment of their intent.
+    pub(super) open: HashMap<RecordId, u64>,
+    /// Their intents, in the order of their ids.
+    pub(super) open_intents: Vec<Intent>,
+    /// The node of the newest segment.
+    pub(super) node: Option<NodeId>,
+    /// The last seq of each node.
+    pub(super) last_seqs: BTreeMap<NodeId, u64>,
+    /// The newest number ever seen.
+    pub(super) newest: u64,
+}
+
+/// Reads every segment of `directory`.
+pub(super) fn recover(directory: &Path) -> Result<Found, JournalError> {
+    let mut found = Found::default();
+    let mut intents: HashMap<RecordId, (Position, Vec<u8>)> = HashMap::new();
+    let numbers = segment::list(directory)?;
+    for number in &numbers {
+        let is_newest = Some(number) == numbers.last();
+        found.newest = *number;
+        let path = segment::path(directory, *number);
+        let bytes = fs::read(&path).map_err(|source| JournalError::Io { what: "read", path: path.clone(), source })?;
+        let Some(header) = Header::decode(&bytes, &path)? else {
+            if !is_newest {
+                return Err(JournalError::Broken { path, offset: 0, what: "the header is cut off" });
+            }
+            // The process died while it made this file: nothing can be in it.
+            fs::remove_file(&path).map_err(|source| JournalError::Io { what: "remove", path, source })?;
+            continue;
+        };
+        let last_seq = found.last_seqs.entry(header.node.clone()).or_default();
+        *last_seq = (*last_seq).max(header.first_seq.saturating_sub(1));
+        let mut rest = bytes.get(segment::HEADER_BYTES..).unwrap_or_default();
+        let mut offset = segment::HEADER_BYTES as u64;
+        while !rest.is_empty() {
+            let broken = match frame::decode(rest) {
+                Decoded::Whole { kind, seq, payload, bytes } => {
+                    let id = frame::id_of(payload).ok_or_else(|| JournalError::Broken {
+                        path: path.clone(),
+                        offset,
+                        what: "a frame without an id",
+                    })?;
+                    match kind {
+                        Kind::Intent => {
+                            intents.insert(id, (Position { segment: *number, offset }, payload.to_vec()));
+                        }
+                        Kind::Record => {
+                            intents.remove(&id);
+                            *last_seq = (*last_seq).max(seq);
+                        }
+                    }
+                    rest = rest.get(bytes..).unwrap_or_default();
+                    offset = offset.saturating_add(bytes as u64);
+                    continue;
+                }
+                Decoded::Partial { .. } => "a frame is cut off",
+                Decoded::Broken(what) => what,
+            };
+            if !is_newest || frame::any_within(rest) {
+                return Err(JournalError::Broken { path, offset, what: broken });
+            }
+            cut(&path, offset).map_err(|source| JournalError::Io { what: "cut", path: path.clone(), source })?;
+            rest = &[];
+        }
+        found.segments.insert(*number, offset);
+        found.node = Some(header.node);
+    }
+    let mut open: Vec<_> = intents.into_iter().collect();
+    open.sort_unstable_by_key(|(id, _)| *id);
+    for (id, (position, payload)) in open {
+        let intent = serde_json::from_slice(&payload).map_err(|source| JournalError::Decode {
+            path: segment::path(directory, position.segment),
+            offset: position.offset,
+            source,
+        })?;
+        found.open_intents.push(intent);
+        found.open.insert(id, position.segment);
+    }
+    Ok(found)
+}
+
+/// Shortens a file for good.
+fn cut(path: &Path, length: u64) -> std::io::Result<()> {
+    let file = File::options().write(true).open(path)?;
+    file.set_len(length)?;
+    file.sync_all()
+}

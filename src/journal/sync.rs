@@ -1,0 +1,186 @@
+//! Sync: one thread that makes appends lasting, many with one fsync, and looks after the ballast.
+
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::writer::Writer;
+use super::{Durability, JournalError, Position};
+
+/// How often the thread looks without being asked: the time after which `process` durability is on the disk too.
+const TICK: Duration = Duration::from_secs(1);
+/// The same while intents are refused: there may be space again.
+const TICK_WHILE_REFUSING: Duration = Duration::from_millis(400);
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    asked: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    synced: Position,
+    is_asked: bool,
+    waiting: Vec<Waker>,
+    failure: Option<String>,
+    is_stopping: bool,
+    has_stopped: bool,
+}
+
+/// The thread. Dropping it syncs what is left and waits for its end.
+#[derive(Debug)]
+pub(super) struct Thread {
+    shared: Arc<Shared>,
+    handle: Option<JoinHandle<()>>,
+}
+
+impl Thread {
+    pub(super) fn start(writer: Arc<Writer>, durability: Durability) -> Result<Self, JournalError> {
+        let shared = Arc::new(Shared { state: Mutex::default(), asked: Condvar::new() });
+        let path = writer.directory().to_owned();
+        let theirs = Arc::clone(&shared);
+        let handle = thread::Builder::new()
+            .name("journal-sync".to_owned())
+            .spawn(move || theirs.run(&writer, durability))
+            .map_err(|source| JournalError::Io { what: "start a thread for", path, source })?;
+        Ok(Self { shared, handle: Some(handle) })
+    }
+
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    pub(super) fn failure(&self) -> Option<String> {
+        self.shared.state().failure.clone()
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.shared.state().is_stopping = true;
+        self.shared.asked.notify_one();
+        if let Some(handle) = self.handle.take()
+            && handle.join().is_err()
+        {
+            tracing::error!("the journal's sync thread died");
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self, writer: &Writer, durability: Durability) {
+        let mut last = Instant::now();
+        loop {
+            let is_stopping = self.wait(writer, last);
+            last = Instant::now();
+            self.sync(writer);
+            if is_stopping {
+                break;
+            }
+            if writer.is_refusing() {
+                writer.recover_space();
+            }
+            if durability == Durability::Process {
+                // Nobody waits: the tick alone decides when.
+                self.state().is_asked = false;
+            }
+        }
+        let mut state = self.state();
+        state.has_stopped = true;
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Waits until somebody asks or a tick has passed since `last`. True: it is time to stop.
+    fn wait(&self, writer: &Writer, last: Instant) -> bool {
+        let tick = if writer.is_refusing() { TICK_WHILE_REFUSING } else { TICK };
+        let mut state = self.state();
+        while !state.is_asked && !state.is_stopping {
+            let left = tick.saturating_sub(last.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            state = self.asked.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.is_asked = false;
+        state.is_stopping
+    }
+
+    fn sync(&self, writer: &Writer) {
+        let (synced, has_failed) = {
+            let state = self.state();
+            (state.synced, state.failure.is_some())
+        };
+        if has_failed {
+            return;
+        }
+        let Some(to_sync) = writer.to_sync(synced) else { return };
+        let outcome = to_sync.files.iter().try_for_each(|file| file.sync_data()).and_then(|()| {
+            // A segment begun since: its name must last as well.
+            if to_sync.end.segment == synced.segment {
+                Ok(())
+            } else {
+                super::segment::sync_directory(writer.directory())
+            }
+        });
+        let mut state = self.state();
+        match outcome {
+            Ok(()) => state.synced = to_sync.end,
+            Err(error) => {
+                let why = format!("the journal could not be synced: {error}; restart tokenmeter");
+                tracing::error!(error = %error, "a sync of the journal failed, no call is taken any more");
+                writer.refuse_for_good(&why);
+                state.failure = Some(why);
+            }
+        }
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Resolves when a sync covers a position.
+#[derive(Debug)]
+pub(super) struct Synced {
+    shared: Option<Arc<Shared>>,
+    position: Position,
+}
+
+impl Synced {
+    /// `shared` is `None` where there is nothing to wait for.
+    pub(super) fn new(shared: Option<Arc<Shared>>, position: Position) -> Self {
+        Self { shared, position }
+    }
+}
+
+impl Future for Synced {
+    type Output = Result<(), JournalError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(shared) = &self.shared else { return Poll::Ready(Ok(())) };
+        let mut state = shared.state();
+        if state.synced >= self.position {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(why) = &state.failure {
+            return Poll::Ready(Err(JournalError::Refused { why: why.clone() }));
+        }
+        if state.has_stopped {
+            return Poll::Ready(Err(JournalError::Refused { why: "the journal was closed".to_owned() }));
+        }
+        state.waiting.push(context.waker().clone());
+        if !state.is_asked {
+            state.is_asked = true;
+            shared.asked.notify_one();
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,293 @@
+use std::fs;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::samples::{at, bare_record, full_record, intent, json, open, settings};
+use super::{Durability, Frame, Journal, JournalError, Kind, Limits, Lock, Opened, Position, Reader};
+use crate::ids::NodeId;
+use crate::record::Record;
+
+const EVERYTHING: Limits = Limits { frames: usize::MAX, bytes: 1 << 20 };
+
+fn frames(directory: &Path) -> Vec<Frame> {
+    let mut reader = Reader::open(directory, Position::START).unwrap();
+    let mut frames = Vec::new();
+    loop {
+        let batch = reader.next_batch(EVERYTHING).unwrap();
+        if batch.is_empty() {
+            return frames;
+        }
+        frames.extend(batch.into_iter().map(|(_, frame)| frame));
+    }
+}
+
+fn records(directory: &Path) -> Vec<Record> {
+    frames(directory).iter().filter(|frame| frame.kind == Kind::Record).map(|frame| frame.record().unwrap()).collect()
+}
+
+fn segments(directory: &Path) -> Vec<u64> {
+    super::segment::list(directory).unwrap()
+}
+
+/// Appends `calls` whole calls, the first of them with every member set.
+fn fill(journal: &Journal, calls: i64) -> Vec<Record> {
+    let call = |second| {
+        let intent = intent(second);
+        journal.append_intent(&intent).unwrap();
+        let record = if second == 0 { full_record(&intent) } else { bare_record(&intent) };
+        journal.append_record(record).unwrap().1
+    };
+    (0..calls).map(call).collect()
+}
+
+#[test]
+fn a_record_comes_back_as_it_was_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let Opened { journal, .. } = open(folder.path());
+    let written = fill(&journal, 2);
+    assert_eq!(
+        records(folder.path()).iter().map(json).collect::<Vec<_>>(),
+        written.iter().map(json).collect::<Vec<_>>()
+    );
+    assert_eq!(written.iter().map(|record| record.seq).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(written[0].node.as_str(), "n1");
+}
+
+#[test]
+fn instants_are_cut_to_the_microsecond() {
+    let folder = tempfile::tempdir().unwrap();
+    let Opened { journal, .. } = open(folder.path());
+    let mut record = bare_record(&intent(0));
+    record.ended_at = jiff::Timestamp::from_nanosecond(record.ended_at.as_nanosecond() + 1_999).unwrap();
+    let (_, record) = journal.append_record(record).unwrap();
+    assert_eq!(record.ended_at.as_nanosecond(), at(0).as_nanosecond() + 1_000);
+}
+
+#[test]
+fn a_tail_torn_at_any_byte_leaves_the_whole_frames_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let Opened { journal, .. } = open(folder.path());
+    fill(&journal, 10);
+    drop(journal);
+    let bytes = fs::read(super::segment::path(folder.path(), 1)).unwrap();
+    let ends: Vec<u64> = {
+        let mut reader = Reader::open(folder.path(), Position::START).unwrap();
+        reader.next_batch(EVERYTHING).unwrap().iter().map(|(after, _)| after.offset).collect()
+    };
+    assert_eq!(ends.len(), 20);
+    assert_eq!(*ends.last().unwrap(), bytes.len() as u64);
+    // In memory where that is possible: every cut is synced.
+    let torn = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    for length in 0..=bytes.len() {
+        for number in segments(torn.path()) {
+            fs::remove_file(super::segment::path(torn.path(), number)).unwrap();
+        }
+        fs::write(super::segment::path(torn.path(), 1), &bytes[..length]).unwrap();
+        let whole = ends.iter().filter(|end| **end <= length as u64).count();
+        // What a reading command sees before anybody repairs it.
+        assert_eq!(frames(torn.path()).len(), whole, "read at {length}");
+        let found = super::recover::recover(torn.path()).unwrap();
+        assert_eq!(frames(torn.path()).len(), whole, "recovered at {length}");
+        assert_eq!(found.open_intents.len(), whole % 2, "open at {length}");
+        let last_seq = found.last_seqs.values().max().copied().unwrap_or(0);
+        assert_eq!(last_seq, whole as u64 / 2, "seq at {length}");
+    }
+}
+
+#[test]
+fn a_journal_goes_on_where_the_process_before_it_died() {
+    let folder = tempfile::tempdir().unwrap();
+    let lost = intent(99);
+    {
+        let Opened { journal, .. } = open(folder.path());
+        fill(&journal, 3);
+        journal.append_intent(&lost).unwrap();
+    }
+    let half = super::segment::path(folder.path(), 1);
+    let mut bytes = fs::read(&half).unwrap();
+    bytes.extend_from_slice(&[200, 0, 0, 0, 1, 2, 3]);
+    fs::write(&half, bytes).unwrap();
+    let Opened { journal, open_intents } = open(folder.path());
+    assert_eq!(open_intents, std::slice::from_ref(&lost));
+    let (_, record) = journal.append_record(bare_record(&lost)).unwrap();
+    assert_eq!(record.seq, 4);
+    drop(journal);
+    assert_eq!(open(folder.path()).open_intents, []);
+}
+
+#[test]
+fn damage_that_is_no_torn_tail_is_an_error_with_its_place() {
+    for (in_segment, offset_in_frame) in [(1, 0), (1, 20), (2, 0), (2, 20)] {
+        let folder = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            fill(&open(folder.path()).journal, 2);
+        }
+        let path = super::segment::path(folder.path(), in_segment);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[super::segment::HEADER_BYTES + offset_in_frame] ^= 0x55;
+        fs::write(&path, bytes).unwrap();
+        let error = Journal::open(settings(folder.path())).unwrap_err();
+        let JournalError::Broken { path: named, offset, .. } = error else { panic!("{error}") };
+        assert_eq!((named, offset), (path, super::segment::HEADER_BYTES as u64));
+    }
+}
+
+#[test]
+fn a_second_process_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = open(folder.path());
+    let error = Journal::open(settings(folder.path())).unwrap_err();
+    assert!(matches!(error, JournalError::InUse { .. }), "{error}");
+    assert!(Lock::take(folder.path()).unwrap().is_none());
+    drop(first);
+    assert!(Lock::take(folder.path()).unwrap().is_some());
+}
+
+#[test]
+fn seqs_have_no_gap_whoever_appends() {
+    let folder = tempfile::tempdir().unwrap();
+    let Opened { journal, .. } =
+        Journal::open(super::Settings { segment_bytes_max: 200 << 10, ..settings(folder.path()) }).unwrap();
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| fill(&journal, 500));
+        }
+    });
+    assert!(segments(folder.path()).len() > 5);
+    let seqs: Vec<u64> = records(folder.path()).iter().map(|record| record.seq).collect();
+    assert_eq!(seqs, (1..=4000).collect::<Vec<_>>());
+    assert_eq!(frames(folder.path()).len(), 8000);
+    let on_disk: u64 =
+        segments(folder.path()).iter().map(|number| super::segment::path(folder.path(), *number)).map(bytes_of).sum();
+    assert_eq!(journal.bytes(), on_disk);
+}
+
+fn bytes_of(path: std::path::PathBuf) -> u64 {
+    fs::metadata(path).unwrap().len()
+}
+
+#[test]
+fn segments_go_once_applied_but_for_open_intents() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = super::Settings { segment_bytes_max: 4 << 10, ..settings(folder.path()) };
+    let Opened { journal, .. } = Journal::open(settings.clone()).unwrap();
+    fill(&journal, 20);
+    let long = intent(7);
+    journal.append_intent(&long).unwrap();
+    let of_long = journal.end().segment;
+    fill(&journal, 20);
+    assert!(of_long > 2 && journal.end().segment > of_long + 2);
+    journal.remove_applied(journal.end()).unwrap();
+    assert_eq!(segments(folder.path())[0], of_long);
+    drop(journal);
+
+    let Opened { journal, open_intents } = Journal::open(settings.clone()).unwrap();
+    assert_eq!(open_intents, std::slice::from_ref(&long));
+    journal.remove_applied(journal.end()).unwrap();
+    assert_eq!(segments(folder.path())[0], of_long);
+    journal.append_record(bare_record(&long)).unwrap();
+    journal.remove_applied(journal.end()).unwrap();
+    assert_eq!(segments(folder.path()), [journal.end().segment]);
+    drop(journal);
+
+    // Nothing but a header is left of the seqs given so far.
+    let Opened { journal, .. } = Journal::open(settings.clone()).unwrap();
+    journal.remove_applied(journal.end()).unwrap();
+    drop(journal);
+    let Opened { journal, .. } = Journal::open(super::Settings { node: None, ..settings }).unwrap();
+    assert_eq!(journal.node().as_str(), "n1");
+    assert_eq!(journal.append_record(bare_record(&intent(0))).unwrap().1.seq, 42);
+}
+
+#[test]
+fn a_journal_taken_away_goes_on_behind_the_ledger() {
+    let folder = tempfile::tempdir().unwrap();
+    let seq_floors = [(NodeId::parse("n1").unwrap(), 81_734)].into();
+    let Opened { journal, .. } = Journal::open(super::Settings { seq_floors, ..settings(folder.path()) }).unwrap();
+    assert_eq!(journal.append_record(bare_record(&intent(0))).unwrap().1.seq, 81_735);
+}
+
+#[test]
+fn a_node_without_a_name_gets_one_that_it_keeps() {
+    let folder = tempfile::tempdir().unwrap();
+    let unnamed = || super::Settings { node: None, ..settings(folder.path()) };
+    let first = Journal::open(unnamed()).unwrap().journal.node().clone();
+    assert!(first.as_str().starts_with("n-"), "{first}");
+    assert_eq!(*Journal::open(unnamed()).unwrap().journal.node(), first);
+}
+
+#[test]
+fn power_durability_waits_for_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let power = super::Settings { durability: Durability::Power, ..settings(folder.path()) };
+    let journal = Arc::new(Journal::open(power).unwrap().journal);
+    assert!(!journal.is_synced_on_append());
+    let mut waits: Vec<_> =
+        (0..50).map(|second| journal.synced(journal.append_intent(&intent(second)).unwrap())).map(Box::pin).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let begun = Instant::now();
+    for wait in &mut waits {
+        runtime.block_on(wait).unwrap();
+    }
+    // A group, not fifty fsyncs and not the next tick.
+    assert!(begun.elapsed() < Duration::from_millis(900));
+}
+
+#[test]
+fn process_durability_waits_for_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = Arc::new(open(folder.path()).journal);
+    let wait = pin!(journal.synced(journal.append_intent(&intent(0)).unwrap()));
+    assert!(matches!(wait.poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(()))));
+}
+
+#[test]
+fn a_reader_is_woken_by_an_append() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = &open(folder.path()).journal;
+    thread::scope(|scope| {
+        let seen = journal.end();
+        let waiter = scope.spawn(move || {
+            let begun = Instant::now();
+            while journal.end() <= seen {
+                journal.wait_for_append(seen, Duration::from_secs(20));
+            }
+            begun.elapsed()
+        });
+        fill(journal, 1);
+        assert!(waiter.join().unwrap() < Duration::from_secs(10));
+    });
+}
+
+#[test]
+fn a_reader_that_comes_in_small_steps_sees_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal =
+        Journal::open(super::Settings { segment_bytes_max: 3 << 10, ..settings(folder.path()) }).unwrap().journal;
+    fill(&journal, 20);
+    let mut reader = Reader::open(folder.path(), Position::START).unwrap();
+    let mut seqs = Vec::new();
+    loop {
+        let batch = reader.next_batch(Limits { frames: 3, bytes: 64 }).unwrap();
+        if batch.is_empty() {
+            break;
+        }
+        let after = batch.last().unwrap().0;
+        seqs.extend(batch.into_iter().map(|(_, frame)| frame.seq).filter(|seq| *seq > 0));
+        reader = Reader::open(folder.path(), after).unwrap();
+    }
+    assert_eq!(seqs, (1..=20).collect::<Vec<_>>());
+}
+
+#[test]
+fn ten_thousand_frames_open_fast() {
+    let folder = tempfile::tempdir().unwrap();
+    fill(&open(folder.path()).journal, 5_000);
+    let begun = Instant::now();
+    drop(open(folder.path()));
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
