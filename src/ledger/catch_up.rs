@@ -1,0 +1,51 @@
+//! Catching up: what a reading command does first, so that it sees what the journal held when it began.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::feed::Feed;
+use super::{Ledger, LedgerError};
+use crate::ids::NodeId;
+use crate::journal::{Kind, Limits, Lock, Position, Reader};
+
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Waits until what the journal in `journal` holds now is in the ledger at `ledger`. With no server running, applies it
+/// itself; else waits for the server, for at most `wait`. Nothing is made outside the ledger's folder, which must exist.
+pub fn catch_up(journal: &Path, ledger: &Path, wait: Duration) -> Result<(), LedgerError> {
+    let connection = Ledger::open(ledger)?;
+    if !journal.is_dir() {
+        return Ok(());
+    }
+    if let Some(lock) = Lock::take(journal)? {
+        lock.cut_torn_tail(journal)?;
+        let mut feed = Feed::open(ledger, journal)?;
+        while feed.step()?.frames > 0 {}
+        return Ok(());
+    }
+    let Some((node, seq)) = last_record(journal, connection.position()?)? else { return Ok(()) };
+    let begun = Instant::now();
+    while connection.last_seqs()?.get(&node).is_none_or(|applied| *applied < seq) {
+        if begun.elapsed() >= wait {
+            return Err(LedgerError::Behind { waited: wait });
+        }
+        thread::sleep(LOOK_AGAIN);
+    }
+    Ok(())
+}
+
+/// The node and seq of the last record after `from` that is there now.
+fn last_record(journal: &Path, from: Position) -> Result<Option<(NodeId, u64)>, LedgerError> {
+    let mut reader = Reader::open(journal, from)?;
+    let mut last = None;
+    loop {
+        let batch = reader.next_batch(Limits { frames: 10_000, bytes: 4 << 20 })?;
+        if batch.is_empty() {
+            return Ok(last);
+        }
+        if let Some((_, frame)) = batch.into_iter().rev().find(|(_, frame)| frame.kind == Kind::Record) {
+            last = Some((frame.node, frame.seq));
+        }
+    }
+}
