@@ -20,4 +20,5 @@ pub mod wires;
 // — records: where facts are kept and shown —
 pub mod journal;
 pub mod ledger;
+pub mod metrics;
 pub mod report;
