@@ -22,3 +22,6 @@ pub mod journal;
 pub mod ledger;
 pub mod metrics;
 pub mod report;
+
+// — faces: what the network talks to —
+pub mod attribution;
