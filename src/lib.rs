@@ -23,5 +23,9 @@ pub mod ledger;
 pub mod metrics;
 pub mod report;
 
+// — the meter: where a call becomes a fact —
+pub mod meter;
+
 // — faces: what the network talks to —
 pub mod attribution;
+pub mod proxy;

@@ -1,0 +1,237 @@
+//! Meter: where a call becomes a fact.
+//!
+//! [`Meter::open`] puts the intent into the journal before the upstream is asked; [`OpenCall::close`] puts the record
+//! there before the client gets the end of the answer. Exactly once: a call that is dropped closes too. This file is
+//! order, not rules: prices, counts and files are made elsewhere. It owns the clock.
+
+mod counting;
+mod settlement;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::ids::RecordId;
+use crate::journal::{Appended, Journal, JournalError};
+use crate::metrics::{Inflight, Metrics};
+use crate::pricing::PriceBook;
+use crate::record::{Intent, Record};
+use crate::usage::Outcome;
+use crate::wires::{Observer, Wire};
+
+use counting::Counting;
+use settlement::{Draft, Settlement};
+
+/// Opens and closes calls.
+#[derive(Debug)]
+pub struct Meter {
+    books: Bookkeeping,
+    counting: Counting,
+}
+
+/// What turns a finished draft into a fact: shared by the data path and the counting thread.
+#[derive(Clone, Debug)]
+struct Bookkeeping {
+    journal: Arc<Journal>,
+    prices: Arc<PriceBook>,
+    metrics: Arc<Metrics>,
+}
+
+/// When something began, by both clocks: the wall's for the record, the monotonic one for durations.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// The wall clock.
+    pub at: Timestamp,
+    /// The monotonic clock.
+    pub instant: Instant,
+}
+
+impl Moment {
+    /// This moment.
+    #[expect(clippy::disallowed_methods, reason = "the meter owns the clock")]
+    pub fn now() -> Self {
+        Self { at: Timestamp::now(), instant: Instant::now() }
+    }
+}
+
+/// A request body for counting the prompt if the provider does not.
+#[derive(Clone, Debug, Default)]
+pub struct HeldPrompt {
+    /// The whole body, in slices of what was read; `None` where it was too large to hold, or nobody looks into it.
+    pub slices: Option<Vec<Bytes>>,
+    /// Its length as far as it was seen.
+    pub bytes: u64,
+}
+
+/// What is known when a call is over.
+#[derive(Default)]
+pub struct Ending {
+    /// The reader of the answer, where there was one to read.
+    pub observer: Option<Box<dyn Observer>>,
+    /// The answer could not be decompressed or was cut by a cap.
+    pub is_unreadable: bool,
+}
+
+/// A call between its intent and its record.
+#[must_use = "a call that is dropped is recorded as left by its client"]
+pub struct OpenCall {
+    meter: Arc<Meter>,
+    draft: Option<Draft>,
+    /// Counts it as in flight for as long as it lives.
+    _inflight: Inflight,
+}
+
+impl Meter {
+    /// A meter that writes to `journal`; its counting thread runs until [`Meter::stop`].
+    pub fn start(journal: Arc<Journal>, prices: Arc<PriceBook>, metrics: Arc<Metrics>) -> std::io::Result<Arc<Self>> {
+        let books = Bookkeeping { journal, prices, metrics };
+        let counting = Counting::start(books.clone())?;
+        Ok(Arc::new(Self { books, counting }))
+    }
+
+    /// Puts `intent` into the journal. On an error the call must not be made: it could not be accounted for.
+    pub fn open(
+        self: &Arc<Self>,
+        began: Moment,
+        intent: Intent,
+        wire: &'static dyn Wire,
+    ) -> Result<(OpenCall, Appended), JournalError> {
+        let appending = Instant::now();
+        let appended = self.books.journal.append_intent(&intent);
+        self.books.metrics.journal_append_seconds(appending.elapsed().as_secs_f64());
+        let appended = appended.inspect_err(|_| self.books.metrics.journal_failed())?;
+        let draft = Draft::new(began, intent, wire);
+        let inflight = self.books.metrics.inflight();
+        Ok((OpenCall { meter: Arc::clone(self), draft: Some(draft), _inflight: inflight }, appended))
+    }
+
+    /// Turns an intent that a dead process left behind into an `orphaned` record.
+    pub fn close_orphan(&self, intent: Intent, found: Moment) {
+        let record = settlement::orphan(intent, found);
+        if let Err(error) = self.books.commit(record) {
+            tracing::error!(error = &error as &dyn std::error::Error, "an orphaned call could not be recorded");
+        }
+    }
+
+    /// The journal that this meter writes to.
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.books.journal
+    }
+
+    /// Counts what is still to count, for at most `patience` by tokens and then by length, and stops the counting thread.
+    pub fn stop(&self, patience: Duration) {
+        self.counting.stop(patience);
+    }
+}
+
+impl Bookkeeping {
+    /// Prices `record`, puts it into the journal, then into the metrics.
+    fn commit(&self, mut record: Record) -> Result<Appended, JournalError> {
+        if let Some(model) = record.model.as_deref()
+            && !record.tokens.is_empty()
+        {
+            let (provider, tier) = (record.provider.as_str(), record.service_tier.as_deref());
+            if let Some(priced) = self.prices.cost(provider, model, record.started_at, &record.tokens, tier) {
+                record.cost_nanousd = Some(priced.total);
+                record.cost_nanousd_by_kind = priced.by_kind;
+                record.price = Some(priced.price);
+            }
+        }
+        let appending = Instant::now();
+        let appended = self.journal.append_record(record);
+        self.metrics.journal_append_seconds(appending.elapsed().as_secs_f64());
+        let (appended, record) = appended.inspect_err(|_| self.metrics.journal_failed())?;
+        self.metrics.record(&record);
+        Ok(appended)
+    }
+}
+
+impl OpenCall {
+    /// The record's id, which the client is told.
+    pub fn id(&self) -> Option<RecordId> {
+        self.draft.as_ref().map(|draft| draft.intent.id)
+    }
+
+    /// Notes the answer's status.
+    pub fn answered(&mut self, status: u16) {
+        if let Some(draft) = &mut self.draft {
+            draft.status = Some(status);
+        }
+    }
+
+    /// Notes the first byte of the answer's body. Only the first call counts.
+    pub fn first_byte(&mut self) {
+        if let Some(draft) = &mut self.draft
+            && draft.first_byte.is_none()
+        {
+            draft.first_byte = Some(draft.began.instant.elapsed());
+        }
+    }
+
+    /// Keeps the prompt for the case that the provider does not report its tokens.
+    pub fn hold_prompt(&mut self, prompt: HeldPrompt) {
+        if let Some(draft) = &mut self.draft {
+            draft.prompt = prompt;
+        }
+    }
+
+    /// Notes that the call may have reached the upstream. Until then there is nothing to pay.
+    pub fn sent(&mut self) {
+        if let Some(draft) = &mut self.draft {
+            draft.was_sent = true;
+        }
+    }
+
+    /// Notes that the answer is a stream, where the request did not tell.
+    pub fn streams(&mut self) {
+        if let Some(draft) = &mut self.draft {
+            draft.intent.stream = true;
+        }
+    }
+
+    /// Ends the call. With usage reported, the record is in the journal when this returns, and what is returned says
+    /// where, for those who must wait until it is on the disk; what must be counted here follows within the second.
+    pub fn close(mut self, outcome: Outcome, ending: Ending) -> Option<Appended> {
+        self.settle(outcome, ending)
+    }
+
+    fn settle(&mut self, outcome: Outcome, ending: Ending) -> Option<Appended> {
+        let draft = self.draft.take()?;
+        match settlement::settle(draft, outcome, ending, Moment::now()) {
+            Settlement::Record(record) => match self.meter.books.commit(*record) {
+                Ok(appended) => Some(appended),
+                Err(error) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "a call in flight could not be recorded; it stays an intent and becomes an orphan"
+                    );
+                    None
+                }
+            },
+            Settlement::Count(job) => {
+                self.meter.counting.submit(job);
+                None
+            }
+        }
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        // Whoever held the call went away without a word: the client left before there was an answer.
+        let _: Option<Appended> = self.settle(Outcome::ClientClosed, Ending::default());
+    }
+}
+
+impl std::fmt::Debug for OpenCall {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("OpenCall").field("id", &self.id()).finish_non_exhaustive()
+    }
+}
+
+/// Whole milliseconds of `duration`.
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,156 @@
+//! Listen: accepts connections, speaks HTTP/1.1 or HTTP/2 on them, and drains them at the end.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use super::{Proxy, forward};
+
+/// HTTP/2 streams a connection.
+const HTTP2_STREAMS_MAX: u32 = 250;
+/// HTTP/2 window of one stream: what one stalled client can hold of an answer.
+const HTTP2_STREAM_WINDOW_BYTES: u32 = 64 << 10;
+/// HTTP/2 window of one connection.
+const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// Answer bytes buffered an HTTP/2 stream; hyper's default of 400 KiB is 4 GB at ten thousand streams.
+const HTTP2_SEND_BUFFER_BYTES: usize = 64 << 10;
+/// Streams that we reset ourselves before a peer is taken for hostile.
+const HTTP2_LOCAL_RESETS_MAX: usize = 128;
+/// Longest list of headers in HTTP/1.1.
+const HTTP1_HEADERS_MAX: usize = 100;
+/// Pause after an accept that failed for want of file descriptors, so that it does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A bound proxy that takes no connections yet.
+#[derive(Debug)]
+pub struct Listening {
+    proxy: Arc<Proxy>,
+    listener: TcpListener,
+}
+
+impl Proxy {
+    /// Binds the proxy's address.
+    pub async fn listen(self: Arc<Self>) -> io::Result<Listening> {
+        let listener = TcpListener::bind(self.settings.listen).await?;
+        Ok(Listening { proxy: self, listener })
+    }
+}
+
+impl Listening {
+    /// Where it listens: the port is known even if 0 was configured.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Takes connections until `stop` turns true, then lets calls in flight end, for as long as the settings say.
+    pub async fn serve(self, mut stop: watch::Receiver<bool>) {
+        let Self { proxy, listener } = self;
+        let connections = Arc::new(Semaphore::new(proxy.settings.connections_max));
+        let (drain, draining) = watch::channel(false);
+        loop {
+            let permit = tokio::select! {
+                permit = Arc::clone(&connections).acquire_owned() => permit,
+                _ = stop.wait_for(|stopped| *stopped) => break,
+            };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = stop.wait_for(|stopped| *stopped) => break,
+            };
+            match (accepted, permit) {
+                (Ok((stream, _)), Ok(permit)) => {
+                    proxy.tasks.spawn(connection(Arc::clone(&proxy), stream, draining.clone(), permit));
+                }
+                (Err(error), _) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+                (Ok(_), Err(_)) => break,
+            }
+        }
+        drop(listener);
+        drain.send_replace(true);
+        proxy.tasks.close();
+        if tokio::time::timeout(proxy.settings.drain_timeout, proxy.tasks.wait()).await.is_err() {
+            tracing::warn!(calls = proxy.tasks.len(), "drain timeout passed; cutting what is left");
+        }
+    }
+}
+
+/// Serves one connection until it ends, or until it is told to drain and has.
+async fn connection(
+    proxy: Arc<Proxy>,
+    stream: TcpStream,
+    mut draining: watch::Receiver<bool>,
+    permit: OwnedSemaphorePermit,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(error = &error as &dyn std::error::Error, "cannot set TCP_NODELAY");
+    }
+    let has_begun = Arc::new(AtomicBool::new(false));
+    let service = {
+        let (proxy, has_begun) = (Arc::clone(&proxy), Arc::clone(&has_begun));
+        service_fn(move |request| {
+            has_begun.store(true, Ordering::Relaxed);
+            let proxy = Arc::clone(&proxy);
+            async move { Ok::<_, Infallible>(forward::call(proxy, request).await) }
+        })
+    };
+    let builder = builder(&proxy.settings);
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    // hyper-util waits for ever for the bytes that tell HTTP/1 from HTTP/2, and HTTP/2 for a first request.
+    let mut first_request = pin!(tokio::time::sleep(proxy.settings.header_read_timeout));
+    let mut is_first_awaited = true;
+    let mut is_draining = false;
+    let ended = loop {
+        tokio::select! {
+            ended = serving.as_mut() => break ended,
+            () = first_request.as_mut(), if is_first_awaited => {
+                is_first_awaited = false;
+                if !has_begun.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+            _ = draining.wait_for(|draining| *draining), if !is_draining => {
+                is_draining = true;
+                serving.as_mut().graceful_shutdown();
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error = &*error, "a connection broke off");
+    }
+    drop(permit);
+}
+
+fn builder(settings: &super::Settings) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.header_read_timeout)
+        .max_buf_size(settings.header_bytes_max)
+        .max_headers(HTTP1_HEADERS_MAX)
+        .auto_date_header(false);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(HTTP2_SEND_BUFFER_BYTES)
+        .max_local_error_reset_streams(HTTP2_LOCAL_RESETS_MAX)
+        .max_header_list_size(u32::try_from(settings.header_bytes_max).unwrap_or(u32::MAX))
+        .keep_alive_interval(Duration::from_secs(20))
+        .auto_date_header(false);
+    builder
+}
