@@ -29,3 +29,6 @@ pub mod meter;
 // — faces: what the network talks to —
 pub mod attribution;
 pub mod proxy;
+
+// — wiring: the only place that knows everybody —
+pub mod config;

@@ -1,0 +1,265 @@
+//! Config: the TOML file read into the settings of every module, or every problem it has.
+//!
+//! In: a file, the environment. Out: [`Config`] or all [`Problem`]s at once. Nothing imports this module but the
+//! wiring: each module owns its plain settings, and this one fills them.
+
+mod payers;
+mod reader;
+mod secrets;
+mod upstreams;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use jiff::tz::TimeZone;
+use secrecy::SecretString;
+
+use crate::attribution;
+use crate::config::reader::{Document, Section};
+use crate::config::secrets::Secrets;
+use crate::ids::{DepartmentId, NodeId, TeamId};
+use crate::problem::Problem;
+use crate::proxy;
+use crate::wires::{self, Wire};
+
+/// Everything that is configured.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How the proxy listens and what it bears.
+    pub proxy: proxy::Settings,
+    /// The upstreams, in the file's order.
+    pub upstreams: Vec<proxy::upstream::Settings>,
+    /// The admin listener.
+    pub admin: Admin,
+    /// Where records are kept.
+    pub ledger: Ledger,
+    /// How months are cut.
+    pub report: Report,
+    /// Who may call, and what is believed.
+    pub attribution: attribution::Settings,
+    /// Departments, with their names.
+    pub departments: Vec<Department>,
+    /// Teams, with their names.
+    pub teams: Vec<Team>,
+}
+
+/// The admin listener: metrics, health, pages, API.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// What callers must present; always there on an address that others can reach.
+    pub token: Option<SecretString>,
+}
+
+/// Where records are kept.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Ledger {
+    /// Holds the journal and the embedded ledger.
+    pub directory: PathBuf,
+    /// What a record survives.
+    pub durability: Durability,
+    /// This process's name in records; `None`: one is made and kept in the directory.
+    pub node: Option<NodeId>,
+}
+
+/// What a record survives.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Durability {
+    /// The death of the process at any instant.
+    #[default]
+    Process,
+    /// Also that of the machine.
+    Power,
+}
+
+/// How months are cut.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The time zone's IANA name.
+    pub timezone: String,
+    /// The time zone.
+    pub zone: TimeZone,
+}
+
+/// A department, as finance knows it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Department {
+    /// Its id: what records hold.
+    pub id: DepartmentId,
+    /// The name that people use. Checked and kept; reports show ids.
+    pub name: Option<String>,
+    /// Finance's number of it. Checked and kept; reports show ids.
+    pub cost_center: Option<String>,
+}
+
+/// A team of a department.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Team {
+    /// Its id: what records hold.
+    pub id: TeamId,
+    /// The name that people use. Checked and kept; reports show ids.
+    pub name: Option<String>,
+    /// The department that it belongs to, if any.
+    pub department: Option<DepartmentId>,
+}
+
+/// The environment, as far as config asks for it.
+pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The process's environment; a variable that is not UTF-8 counts as not set.
+#[expect(clippy::disallowed_methods, reason = "only config reads the environment, and this is where")]
+pub fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// The configuration in the file at `path`; the built-in defaults without one. With `resolve_secrets` the secrets are
+/// read and must be there; without, they are left out and nobody needs them. `Err` holds every problem, in the file's
+/// order.
+pub fn load(path: Option<&Path>, env: Env<'_>, resolve_secrets: bool) -> Result<Config, Vec<Problem>> {
+    let bytes = match path {
+        None => Vec::new(),
+        Some(path) => std::fs::read(path).map_err(|error| {
+            vec![Problem {
+                file: Some(path.to_owned()),
+                line: None,
+                key: String::new(),
+                what: format!("cannot be read: {error}"),
+                help: "give the path of a TOML file with --config, or none to run with the defaults".to_owned(),
+            }]
+        })?,
+    };
+    read(&bytes, path, Secrets { env, resolve: resolve_secrets }, wires::REGISTRY)
+}
+
+/// The configuration written in `bytes`.
+fn read(
+    bytes: &[u8],
+    file: Option<&Path>,
+    secrets: Secrets<'_>,
+    wires: &[&'static dyn Wire],
+) -> Result<Config, Vec<Problem>> {
+    let text = reader::utf8(bytes, file)?;
+    let root = reader::parse(text, file)?;
+    let document = Document::new(text, file);
+    let config = read_document(&document, &Section::root(&document, &root), secrets, wires);
+    let problems = document.into_problems();
+    match config {
+        Some(config) if problems.is_empty() => Ok(config),
+        Some(_) | None => Err(problems),
+    }
+}
+
+/// `None` only beside a problem.
+fn read_document(
+    document: &Document<'_>,
+    root: &Section<'_>,
+    secrets: Secrets<'_>,
+    wires: &[&'static dyn Wire],
+) -> Option<Config> {
+    let listen = root.section("listen");
+    let proxy_listen = listen.address("proxy").unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)));
+    let admin_listen = listen.address("admin").unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 8081)));
+    if overlap(proxy_listen, admin_listen) {
+        listen.problem(
+            "admin",
+            format!("is {admin_listen}, which the proxy listens on ({proxy_listen})"),
+            "give the admin listener a port of its own",
+        );
+    }
+    listen.finish();
+
+    let admin = root.section("admin");
+    let (token, has_token) = secrets.read(&admin, "token_env", "token_file");
+    if !has_token && !is_loopback(admin_listen) {
+        listen.problem(
+            "admin",
+            format!("is {admin_listen}, which others can reach, and no token is asked of them"),
+            "set `admin.token_env` or `admin.token_file`, or listen on 127.0.0.1",
+        );
+    }
+    admin.finish();
+
+    let proxy = read_proxy(&root.section("proxy"), proxy_listen);
+    let ledger = read_ledger(&root.section("ledger"));
+    let report = read_report(&root.section("report"));
+    let upstreams = upstreams::read(root, secrets, wires);
+    let payers = payers::read(root, is_loopback(proxy_listen));
+    root.finish();
+    document.is_fine().then_some(Config {
+        proxy,
+        upstreams,
+        admin: Admin { listen: admin_listen, token },
+        ledger,
+        report: report?,
+        attribution: payers.attribution,
+        departments: payers.departments,
+        teams: payers.teams,
+    })
+}
+
+fn read_proxy(section: &Section<'_>, listen: SocketAddr) -> proxy::Settings {
+    const KIB: u64 = 1024;
+    const MIB: u64 = 1024 * KIB;
+    let settings = proxy::Settings {
+        listen,
+        body_view_bytes_max: section.size("body_view_bytes_max", 4 * MIB, 64 * KIB..=256 * MIB),
+        body_bytes_max: section.whole("body_bytes_max", 10 * 1024 * MIB, KIB..=1024 * 1024 * MIB),
+        body_idle_timeout: section.secs("body_idle_timeout_secs", 60, 1..=3_600),
+        header_read_timeout: section.secs("header_read_timeout_secs", 120, 1..=3_600),
+        header_bytes_max: section.size("header_bytes_max", 64 * KIB, 8 * KIB..=MIB),
+        connections_max: section.size("connections_max", 10_000, 1..=1_000_000),
+        drain_timeout: section.secs("drain_timeout_secs", 600, 0..=3_600),
+        finish_calls_max: section.size("finish_calls_max", 256, 0..=100_000),
+        finish_timeout: section.secs("finish_timeout_secs", 60, 1..=3_600),
+        finish_bytes_max: section.whole("finish_bytes_max", 64 * MIB, 64 * KIB..=4096 * MIB),
+    };
+    section.finish();
+    settings
+}
+
+fn read_ledger(section: &Section<'_>) -> Ledger {
+    let directory = section.text("directory").unwrap_or("data");
+    if directory.is_empty() || directory.contains('\0') {
+        section.problem("directory", "is not a path", "name a directory; the default is \"data\"");
+    }
+    let ledger = Ledger {
+        directory: PathBuf::from(directory),
+        durability: section
+            .choice("durability", &[("process", Durability::Process), ("power", Durability::Power)])
+            .unwrap_or_default(),
+        node: section.id("node", NodeId::parse),
+    };
+    section.finish();
+    ledger
+}
+
+/// `None` only beside a problem.
+fn read_report(section: &Section<'_>) -> Option<Report> {
+    let name = section.text("timezone").unwrap_or("UTC");
+    let zone = if name == "UTC" { Some(TimeZone::UTC) } else { TimeZone::get(name).ok() };
+    if zone.is_none() {
+        section.problem(
+            "timezone",
+            format!("is {name:?}, which is no time zone known here"),
+            "use an IANA name such as \"UTC\", \"Asia/Shanghai\" or \"America/New_York\"",
+        );
+    }
+    section.finish();
+    Some(Report { timezone: name.to_owned(), zone: zone? })
+}
+
+fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+/// Whether both cannot listen. Port 0 is whichever is free.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let (first, second) = (one.ip().to_canonical(), other.ip().to_canonical());
+    one.port() == other.port()
+        && one.port() != 0
+        && (first == second || first.is_unspecified() || second.is_unspecified())
+}
+
+#[cfg(test)]
+mod tests;
