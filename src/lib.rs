@@ -27,8 +27,12 @@ pub mod report;
 pub mod meter;
 
 // — faces: what the network talks to —
+pub mod admin;
 pub mod attribution;
 pub mod proxy;
 
 // — wiring: the only place that knows everybody —
+pub mod app;
+pub mod cli;
 pub mod config;
+pub mod logging;
