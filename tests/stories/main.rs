@@ -1,0 +1,39 @@
+//! What tokenmeter promises, story by story: the real binary between real clients and a fake provider.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "what fails here fails the test")]
+#![expect(clippy::indexing_slicing, clippy::string_slice, reason = "so does what is not there")]
+#![expect(clippy::print_stderr, reason = "a story that failed, was skipped or measured says so")]
+#![expect(clippy::float_arithmetic, reason = "Prometheus values are floats")]
+
+#[path = "../support/asks.rs"]
+mod asks;
+#[path = "../support/fake_upstream.rs"]
+mod fake_upstream;
+#[path = "../support/machine.rs"]
+mod machine;
+#[expect(dead_code, reason = "each story uses what it needs")]
+#[path = "../support/corpus.rs"]
+mod recorded;
+#[path = "../support/stand.rs"]
+mod stand;
+
+mod attribution;
+mod bytes;
+mod config;
+mod corpus;
+mod crashes;
+mod crowds;
+mod disconnects;
+mod drain;
+mod egress;
+mod first_call;
+mod leaving;
+mod memory;
+mod prometheus;
+mod records;
+mod refusals;
+mod reports;
+mod sdks;
+mod secrets;
+mod syscalls;
+mod usage;

@@ -1,0 +1,184 @@
+//! Refusals: what tokenmeter does not take is refused before it costs anything, in the provider's own words' shape.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::asks::{self, Ask};
+use crate::stand::{PATIENCE, PAYERS, Stand, read, upstreams};
+
+/// A key of the right shape that nobody made.
+const UNKNOWN: &str = "tm_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+async fn is_refused(stand: &Stand, ask: &Ask, key: &str, status: u16, code: &str) {
+    let reply = stand.ask(ask).header("x-api-key", key).send().await;
+    assert_eq!(reply.status, status, "{}", reply.text());
+    let (error, wire) = (reply.json(), ask.path.split('/').nth(1).unwrap());
+    match wire {
+        "anthropic" => {
+            assert_eq!(error["type"], "error");
+            assert_eq!(error["error"]["type"], "authentication_error");
+            assert_eq!(error["error"]["code"], code);
+        }
+        "gemini" => {
+            assert_eq!((&error["error"]["code"], &error["error"]["status"]), (&json!(401), &json!("UNAUTHENTICATED")));
+            assert_eq!(error["error"]["details"][0]["reason"], code.to_ascii_uppercase());
+        }
+        _ => assert_eq!(error["error"]["code"], code, "{error}"),
+    }
+    assert!(error["error"]["message"].as_str().unwrap().len() > 20);
+    assert!(!reply.headers.contains_key("x-tokenmeter-record"));
+    assert!(!reply.text().contains(key), "what was presented is not repeated");
+}
+
+#[tokio::test]
+async fn keys_that_are_none_are_refused_in_the_shape_of_every_wire() {
+    let stand = Stand::start();
+    let key = stand.key("lab").await;
+    let list = stand.run(&["keys", "list"]);
+    let id = list.lines().nth(1).unwrap().split_whitespace().next().unwrap();
+    stand.run(&["keys", "revoke", id]);
+    let began = std::time::Instant::now();
+    while stand.ask(&asks::chat()).header("x-api-key", &key).send().await.status == 200 {
+        assert!(began.elapsed() < PATIENCE);
+    }
+    let asked = stand.fake.requests().len();
+    let before = stand.metric("tokenmeter_refused_total", &[r#"reason="unknown_key""#]).await;
+    let asks = [asks::chat(), asks::messages(), asks::generate()];
+    for ask in &asks {
+        is_refused(&stand, ask, UNKNOWN, 401, "unknown_key").await;
+        is_refused(&stand, ask, "tm_cut-off", 401, "malformed_key").await;
+        is_refused(&stand, ask, &key, 401, "revoked_key").await;
+    }
+    assert_eq!(stand.fake.requests().len(), asked, "nothing reached an upstream");
+    stand.metric_becomes("tokenmeter_refused_total", &[r#"reason="unknown_key""#], before + 3.0).await;
+    stand.metric_becomes("tokenmeter_refused_total", &[r#"reason="malformed_key""#], 3.0).await;
+    assert_eq!(stand.records().len(), asked, "only what was forwarded is recorded");
+}
+
+#[tokio::test]
+async fn an_unknown_route_is_told_the_known_ones() {
+    let stand = Stand::start();
+    let reply = stand.call("/nowhere/v1/chat/completions").send().await;
+    assert_eq!(reply.status, 404);
+    for name in ["keyless", "openai", "anthropic", "gemini"] {
+        assert!(reply.text().contains(name), "{}", reply.text());
+    }
+    stand.metric_becomes("tokenmeter_refused_total", &[r#"reason="unknown_route""#], 1.0).await;
+    assert!(stand.records().is_empty());
+}
+
+#[tokio::test]
+async fn a_virtual_key_needs_a_credential_to_stand_in_for_it() {
+    let stand = Stand::start();
+    let key = stand.key("lab").await;
+    let refused = stand.metric("tokenmeter_refused_total", &[r#"reason="no_credential""#]).await;
+    let ask = Ask { path: "/keyless/v1/chat/completions", ..asks::chat() };
+    is_refused(&stand, &ask, &key, 401, "no_credential").await;
+    stand.metric_becomes("tokenmeter_refused_total", &[r#"reason="no_credential""#], refused + 1.0).await;
+    assert!(stand.fake.requests().is_empty());
+}
+
+#[tokio::test]
+async fn told_to_refuse_who_is_unknown_nobody_calls_unnamed() {
+    let stand = Stand::with(|base| format!("[attribution]\non_unknown = \"refuse\"\n{}{PAYERS}", upstreams(base)));
+    let key = stand.key("lab").await;
+    let reply = stand.ask(&asks::messages()).header("x-api-key", "sk-own").send().await;
+    assert_eq!((reply.status.as_u16(), &reply.json()["type"]), (401, &json!("error")));
+    assert_eq!(stand.ask(&asks::chat()).header("x-tokenmeter-team", "unheard-of").send().await.status, 401);
+    assert_eq!(stand.ask(&asks::chat()).header("x-api-key", &key).send().await.status, 200);
+    assert_eq!(stand.ask(&asks::chat()).header("x-tokenmeter-team", "lab").send().await.status, 200);
+    stand.metric_becomes("tokenmeter_refused_total", &[r#"reason="unknown_caller""#], 2.0).await;
+    assert_eq!(stand.records_when(2).len(), stand.fake.requests().len());
+}
+
+#[tokio::test]
+async fn told_to_refuse_the_unmetered_only_what_cannot_cost_passes_unmetered() {
+    let stand = Stand::with(|base| upstreams(base).replace("wire = ", "unmetered = \"refuse\"\nwire = "));
+    let refused = stand.call("/openai/v1/images/generations").json(&json!({"prompt": "a cat"})).send().await;
+    assert_eq!((refused.status.as_u16(), &refused.json()["error"]["code"]), (403, &json!("unmetered")));
+    assert!(stand.fake.requests().is_empty());
+    assert_eq!(stand.call("/openai/v1/models").method(Method::GET).send().await.status, 200);
+    assert_eq!(stand.ask(&asks::chat()).send().await.status, 200);
+    stand.metric_becomes("tokenmeter_refused_total", &[r#"reason="unmetered""#], 1.0).await;
+}
+
+/// A file system of a few megabytes.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None` where this process may not mount.
+    fn at(path: &Path) -> Option<Self> {
+        std::fs::create_dir_all(path).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"]).arg(path).output();
+        mounted.is_ok_and(|output| output.status.success()).then(|| Self(path.to_owned()))
+    }
+
+    /// Leaves no room on it.
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.join("filler")).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+    }
+
+    fn empty(&self) {
+        std::fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(&self.0).status());
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_calls_before_they_cost_and_loses_none_in_flight() {
+    const IN_FLIGHT: usize = 24;
+    let mut stand = Stand::stopped(|base| format!("{}{PAYERS}", upstreams(base)));
+    let Some(disk) = SmallDisk::at(&stand.data().join("journal")) else {
+        eprintln!("SKIPPED: this process may not mount a small disk; run the stories as root to see a full one");
+        return;
+    };
+    stand.serve();
+    let mut in_flight = Vec::new();
+    for _ in 0..IN_FLIGHT {
+        in_flight.push(stand.ask(&asks::chat_stream()).fake("stall_after=3;words=9").begin().await);
+    }
+    disk.fill();
+    // What is left of the last page is still good for a few.
+    let mut passed = 0;
+    let refusal = loop {
+        let reply = stand.ask(&asks::messages()).send().await;
+        if reply.status != 200 {
+            break reply;
+        }
+        passed += 1;
+        assert!(passed < 40, "a full disk refuses nothing");
+    };
+    assert_eq!((refusal.status.as_u16(), &refusal.json()["type"]), (503, &json!("error")));
+    assert_eq!(refusal.headers["retry-after"], "1");
+    assert_eq!(stand.fake.requests().len(), IN_FLIGHT + passed, "the refused call reached nobody");
+    stand.metric_becomes("tokenmeter_refused_total", &[r#"reason="journal""#], 1.0).await;
+    let ready = stand.get(&format!("{}/readyz", stand.admin())).await;
+    assert_eq!(ready.status, 503, "{}", ready.text());
+
+    stand.fake.release("stall");
+    for answer in in_flight {
+        assert!(read(answer).await.is_whole);
+    }
+    let records = stand.records_when(IN_FLIGHT + passed);
+    assert!(records.iter().all(|record: &Value| record["provenance"] == "reported"));
+
+    disk.empty();
+    let began = std::time::Instant::now();
+    while stand.ask(&asks::chat()).send().await.status != 200 {
+        assert!(began.elapsed() < PATIENCE, "there is space again");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(stand.records_when(IN_FLIGHT + passed + 1).len(), stand.fake.requests().len());
+    stand.run(&["verify"]);
+    stand.kill();
+}
