@@ -28,6 +28,9 @@ const HTTP2_SEND_BUFFER_BYTES: usize = 64 << 10;
 const HTTP2_LOCAL_RESETS_MAX: usize = 128;
 /// Longest list of headers in HTTP/1.1.
 const HTTP1_HEADERS_MAX: usize = 100;
+/// How long bytes sent to a client may stay unacknowledged, or it may take none: who stops reading for longer is cut, so
+/// that it does not hold an upstream for ever.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_mins(2);
 /// Pause after an accept that failed for want of file descriptors, so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -93,8 +96,12 @@ async fn connection(
     mut draining: watch::Receiver<bool>,
     permit: OwnedSemaphorePermit,
 ) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(error = &error as &dyn std::error::Error, "cannot set TCP_NODELAY");
+    let is_tuned = stream.set_nodelay(true).and_then(|()| {
+        // A client that is gone without a word is noticed while we send, not after the kernel's quarter of an hour.
+        socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))
+    });
+    if let Err(error) = is_tuned {
+        tracing::debug!(error = &error as &dyn std::error::Error, "cannot tune a connection");
     }
     let has_begun = Arc::new(AtomicBool::new(false));
     let service = {

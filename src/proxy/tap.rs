@@ -18,7 +18,6 @@ use super::idle::Idle;
 use super::strip::Strip;
 use super::watch::Watch;
 use crate::journal::{Journal, JournalError};
-
 use crate::usage::Outcome;
 
 /// Why an answer breaks off. The client sees a cut connection, never a complete answer.
