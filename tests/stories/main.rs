@@ -25,6 +25,7 @@ mod crashes;
 mod crowds;
 mod disconnects;
 mod drain;
+mod economy;
 mod egress;
 mod first_call;
 mod leaving;

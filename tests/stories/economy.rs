@@ -1,0 +1,31 @@
+//! Nothing is done that need not be: text is counted only where usage is missing, and never by who serves calls.
+
+use crate::asks;
+use crate::stand::Stand;
+
+/// Clock ticks that the server's thread called `name` has run.
+fn ticks_of(stand: &Stand, name: &str) -> u64 {
+    let threads =
+        std::fs::read_dir(format!("/proc/{}/task", stand.pid())).unwrap().map(|thread| thread.unwrap().path());
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap();
+    let thread = threads.into_iter().find(|thread| read(thread.join("comm")).trim() == name).unwrap();
+    // Behind the name in brackets: user time is the 12th field, system time the 13th.
+    let stat = read(thread.join("stat"));
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[tokio::test]
+async fn text_is_counted_only_where_usage_is_missing_and_on_a_thread_of_its_own() {
+    let stand = Stand::start();
+    let streams = asks::streams();
+    for ask in &streams {
+        assert!(stand.ask(ask).fake("words=200").send().await.is_whole);
+    }
+    assert!(stand.records_when(streams.len()).iter().all(|record| record["provenance"] == "reported"));
+    assert_eq!(ticks_of(&stand, "counting"), 0, "every provider reported: there was nothing to count");
+
+    stand.ask(&asks::messages_stream()).fake("words=200;no_usage").send().await;
+    assert_eq!(stand.records_when(streams.len() + 1)[streams.len()]["provenance"], "estimated");
+    assert!(ticks_of(&stand, "counting") > 0, "counting loads its tables first, which takes many ticks");
+}
