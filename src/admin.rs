@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::ledger::LedgerError;
+use crate::metrics;
 use crate::report::{MonthReport, json};
 
 mod page;
@@ -186,7 +187,7 @@ async fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<F
         },
         Route::Metrics => {
             let mut response = text(StatusCode::OK, shared.facts.metrics());
-            let version = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            let version = HeaderValue::from_static(metrics::CONTENT_TYPE);
             response.headers_mut().insert(CONTENT_TYPE, version);
             response
         }
