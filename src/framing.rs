@@ -1,17 +1,21 @@
 //! Framing: an answer's bytes, chunk by chunk, cut into the units that a wire's observer reads.
 //!
-//! In: chunks as they come off the network. Out: SSE data, lines, array elements, or one whole JSON object reduced to
-//! the members that matter. Pure, bounded in memory, independent of where the chunks are cut, and never fails.
+//! In: chunks as they come off the network. Out: SSE data, lines, array elements, AWS messages, or one whole JSON object
+//! reduced to the members that matter. Pure, bounded in memory, independent of where the chunks are cut, and never fails.
 
 pub mod compact;
 pub mod encoding;
+pub mod event_stream;
 pub mod json_array;
 pub mod json_members;
+pub mod multipart;
 pub mod ndjson;
 pub mod sse;
 pub mod unit;
+pub mod websocket;
 
 use encoding::Decoder;
+use event_stream::MessageSplitter;
 use json_array::ElementSplitter;
 use json_members::Members;
 use ndjson::LineSplitter;
@@ -24,6 +28,8 @@ pub struct Framer {
     decoder: Option<Decoder>,
     /// An encoding that is not known.
     is_opaque: bool,
+    /// Bytes read, as they came.
+    bytes: u64,
     body: Body,
 }
 
@@ -32,6 +38,8 @@ struct Body {
     declared: Declared,
     members: &'static [&'static str],
     splitter: Splitter,
+    /// Messages whose checksums were wrong.
+    is_broken: bool,
 }
 
 /// What `content-type` says. It may be wrong: an error to an SSE request is often plain JSON under `text/event-stream`.
@@ -39,6 +47,7 @@ struct Body {
 enum Declared {
     Events,
     Lines,
+    Messages,
     Other,
 }
 
@@ -49,6 +58,7 @@ enum Splitter {
     Events(DataSplitter),
     Lines(LineSplitter),
     Elements(ElementSplitter),
+    Messages(Box<MessageSplitter>),
     Object(Box<Members>),
     /// Nothing that we read.
     Opaque,
@@ -64,12 +74,15 @@ impl Framer {
         Self {
             is_opaque: encoding.is_some() && decoder.is_none(),
             decoder,
-            body: Body { declared: declared(content_type), members, splitter: Splitter::Undecided },
+            bytes: 0,
+            body: Body { declared: declared(content_type), members, splitter: Splitter::Undecided, is_broken: false },
         }
     }
 
     /// Reads `chunk`; each unit that it completes goes to `unit`.
     pub fn feed(&mut self, chunk: &[u8], unit: &mut dyn FnMut(&[u8])) {
+        self.bytes = self.bytes.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+        let unit = &mut |data: &[u8]| as_text(data, unit);
         match &mut self.decoder {
             _ if self.is_opaque => {}
             Some(decoder) => decoder.feed(chunk, &mut |decoded| self.body.feed(decoded, unit)),
@@ -79,18 +92,24 @@ impl Framer {
 
     /// The answer is over, whole or not: hands out what is left.
     pub fn end(&mut self, unit: &mut dyn FnMut(&[u8])) {
+        let unit = &mut |data: &[u8]| as_text(data, unit);
         match &mut self.body.splitter {
             Splitter::Events(splitter) => splitter.end(unit),
             Splitter::Lines(splitter) => splitter.end(unit),
             Splitter::Object(members) => unit(&members.reduced()),
-            Splitter::Undecided | Splitter::Elements(_) | Splitter::Opaque => {}
+            Splitter::Undecided | Splitter::Elements(_) | Splitter::Messages(_) | Splitter::Opaque => {}
         }
         self.body.splitter = Splitter::Opaque;
     }
 
-    /// Whether the answer could not be read to its end for its encoding.
+    /// Bytes of the answer so far, as they came.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether the answer could not be read to its end for its encoding or its checksums.
     pub fn unreadable(&self) -> bool {
-        self.is_opaque || self.decoder.as_ref().is_some_and(Decoder::is_unreadable)
+        self.is_opaque || self.body.is_broken || self.decoder.as_ref().is_some_and(Decoder::is_unreadable)
     }
 }
 
@@ -109,22 +128,69 @@ impl Body {
             Splitter::Events(splitter) => splitter.feed(chunk, unit),
             Splitter::Lines(splitter) => splitter.feed(chunk, unit),
             Splitter::Elements(splitter) => splitter.feed(chunk, unit),
-            Splitter::Object(members) => members.feed(chunk),
+            Splitter::Messages(splitter) => {
+                splitter.feed(chunk, unit);
+                self.is_broken = splitter.is_broken();
+            }
+            Splitter::Object(members) => {
+                // One behind another where a server sends lines without saying so.
+                let mut rest = chunk;
+                let is_over = loop {
+                    members.feed(rest);
+                    rest = members.behind(rest).trim_ascii_start();
+                    if rest.is_empty() {
+                        break false;
+                    }
+                    unit(&members.reduced());
+                    if !rest.starts_with(b"{") {
+                        break true;
+                    }
+                    **members = Members::new(self.members);
+                };
+                // What is no object ends them, in whichever piece it comes.
+                if is_over {
+                    self.splitter = Splitter::Opaque;
+                }
+            }
             Splitter::Undecided | Splitter::Opaque => {}
         }
     }
 
     fn splitter_of(&self, content: &[u8]) -> Splitter {
         match (self.declared, content.first()) {
+            // No line of JSON begins as an event does.
+            (Declared::Lines, Some(b'd' | b'e' | b'i' | b'r' | b':')) => {
+                Splitter::Events(DataSplitter::new(self.members))
+            }
             (Declared::Lines, _) => Splitter::Lines(LineSplitter::new(self.members)),
-            (Declared::Events | Declared::Other, Some(b'{')) => Splitter::Object(Box::new(Members::new(self.members))),
+            (Declared::Events | Declared::Messages | Declared::Other, Some(b'{')) => {
+                Splitter::Object(Box::new(Members::new(self.members)))
+            }
             (Declared::Events | Declared::Other, Some(b'[')) => Splitter::Elements(ElementSplitter::new(self.members)),
+            (Declared::Messages, _) => Splitter::Messages(Box::new(MessageSplitter::new(self.members, true))),
+            // No message is so long that its length, which comes first, begins with anything else.
+            (Declared::Other, Some(0)) => Splitter::Messages(Box::new(MessageSplitter::new(self.members, false))),
             (Declared::Events, _) | (Declared::Other, Some(b'd' | b'e' | b'i' | b'r' | b':')) => {
                 Splitter::Events(DataSplitter::new(self.members))
             }
             (Declared::Other, _) => Splitter::Opaque,
         }
     }
+}
+
+/// Hands a unit out as text: a character broken in two, as some servers send them, must not hide the usage beside it.
+fn as_text(data: &[u8], unit: &mut dyn FnMut(&[u8])) {
+    if std::str::from_utf8(data).is_ok() {
+        return unit(data);
+    }
+    let mut text = String::with_capacity(data.len());
+    for part in data.utf8_chunks() {
+        text.push_str(part.valid());
+        if !part.invalid().is_empty() {
+            text.push(char::REPLACEMENT_CHARACTER);
+        }
+    }
+    unit(text.as_bytes());
 }
 
 fn declared(content_type: Option<&[u8]>) -> Declared {
@@ -136,6 +202,47 @@ fn declared(content_type: Option<&[u8]>) -> Declared {
         Some(b"application/x-ndjson" | b"application/ndjson" | b"application/jsonl" | b"application/stream+json") => {
             Declared::Lines
         }
+        Some(b"application/vnd.amazon.eventstream") => Declared::Messages,
         _ => Declared::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn units_of(content_type: &str, chunks: &[&[u8]]) -> Vec<String> {
+        let mut units = Vec::new();
+        let mut unit = |data: &[u8]| units.push(String::from_utf8(data.to_vec()).unwrap());
+        let mut framer = Framer::new(Some(content_type.as_bytes()), None, &["a"]);
+        for chunk in chunks {
+            framer.feed(chunk, &mut unit);
+        }
+        framer.end(&mut unit);
+        units
+    }
+
+    #[test]
+    fn objects_stand_behind_one_another_until_something_else_does() {
+        let stream: &[u8] = b"{\"a\":1}\n {\"a\":2,\"b\":3} , {\"a\":4}";
+        for size in 1..=stream.len() {
+            let chunks: Vec<&[u8]> = stream.chunks(size).collect();
+            assert_eq!(units_of("application/json", &chunks), ["{\"a\":1}", "{\"a\":2}"], "{size}");
+        }
+    }
+
+    #[test]
+    fn events_are_read_though_lines_are_announced() {
+        let stream: &[u8] = b": hello\n\ndata: {\"a\":1}\n\n";
+        assert_eq!(units_of("application/x-ndjson", &[stream]), ["{\"a\":1}"]);
+        assert_eq!(units_of("application/x-ndjson", &[b"{\"a\":1}\n{\"a\":2}"]), ["{\"a\":1}", "{\"a\":2}"]);
+    }
+
+    #[test]
+    fn a_character_that_is_none_hides_nothing_else() {
+        assert_eq!(
+            units_of("text/event-stream", &[b"data: {\"a\":\"\xC3(\xFF\"}\n\n"]),
+            ["{\"a\":\"\u{FFFD}(\u{FFFD}\"}"]
+        );
     }
 }

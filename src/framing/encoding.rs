@@ -76,8 +76,8 @@ enum Step {
     Went { taken: usize, made: usize },
     /// The same, and the data are over.
     Ended { made: usize },
-    /// It cannot be read.
-    Failed,
+    /// So many bytes were made, and behind them it cannot be read.
+    Failed { made: usize },
 }
 
 impl Decoder {
@@ -104,24 +104,24 @@ impl Decoder {
     /// Reads `chunk`; what it decodes to goes to `decoded` in pieces.
     pub fn feed(&mut self, chunk: &[u8], decoded: &mut dyn FnMut(&[u8])) {
         let mut rest = chunk;
-        self.encoded_bytes = self.encoded_bytes.saturating_add(length(chunk.len()));
         loop {
-            let (taken, made, is_over) = match self.coding.step(rest, &mut self.window) {
-                Step::Went { taken, made } => (taken, made, false),
-                Step::Ended { made } => (rest.len(), made, true),
-                Step::Failed => {
-                    self.coding = Coding::Failed;
-                    return;
-                }
+            let (taken, made, next) = match self.coding.step(rest, &mut self.window) {
+                Step::Went { taken, made } => (taken, made, None),
+                Step::Ended { made } => (rest.len(), made, Some(Coding::Over)),
+                Step::Failed { made } => (rest.len(), made, Some(Coding::Failed)),
             };
             if made > 0 {
                 decoded(self.window.get(..made).unwrap_or_default());
             }
+            self.encoded_bytes = self.encoded_bytes.saturating_add(length(taken));
             self.decoded_bytes = self.decoded_bytes.saturating_add(length(made));
-            if is_over {
-                self.coding = Coding::Over;
-            } else if self.is_beyond_limits() {
+            if let Some(next) = next {
+                self.coding = next;
+                return;
+            }
+            if self.is_beyond_limits() {
                 self.coding = Coding::Failed;
+                return;
             }
             rest = rest.get(taken..).unwrap_or_default();
             // A full window may hide more that can be made of nothing.
@@ -165,18 +165,18 @@ impl Coding {
             Self::Deflate(Some(inflate)) => match inflated(inflate, input, window) {
                 Inflated::Went { taken, made } => Step::Went { taken, made },
                 Inflated::Ended { made, .. } => Step::Ended { made },
-                Inflated::Failed => Step::Failed,
+                Inflated::Failed { made } => Step::Failed { made },
             },
             Self::Brotli(state) => unbrotlied(state, input, window),
             Self::Zstd(decoder) => {
                 let (mut from, mut to) = (InBuffer::around(input), OutBuffer::around(window));
                 match decoder.run(&mut from, &mut to) {
                     Ok(_) => Step::Went { taken: from.pos(), made: to.pos() },
-                    Err(_) => Step::Failed,
+                    Err(_) => Step::Failed { made: to.pos() },
                 }
             }
             Self::Over => Step::Went { taken: input.len(), made: 0 },
-            Self::Failed => Step::Failed,
+            Self::Failed => Step::Failed { made: 0 },
         }
     }
 }
@@ -184,7 +184,7 @@ impl Coding {
 enum Inflated {
     Went { taken: usize, made: usize },
     Ended { taken: usize, made: usize },
-    Failed,
+    Failed { made: usize },
 }
 
 fn inflated(inflate: &mut Decompress, input: &[u8], window: &mut [u8]) -> Inflated {
@@ -195,7 +195,7 @@ fn inflated(inflate: &mut Decompress, input: &[u8], window: &mut [u8]) -> Inflat
     match status {
         Ok(flate2::Status::Ok | flate2::Status::BufError) => Inflated::Went { taken, made },
         Ok(flate2::Status::StreamEnd) => Inflated::Ended { taken, made },
-        Err(_) => Inflated::Failed,
+        Err(_) => Inflated::Failed { made },
     }
 }
 
@@ -205,7 +205,7 @@ fn gzip(inflate: &mut Decompress, member: &mut Member, input: &[u8], window: &mu
         let Some(&byte) = input.get(taken) else { return Step::Went { taken, made: 0 } };
         if *member == GZIP_START && byte != 0x1F {
             // Padding behind the last member; before the first it is no gzip.
-            return if inflate.total_in() > 0 { Step::Ended { made: 0 } } else { Step::Failed };
+            return if inflate.total_in() > 0 { Step::Ended { made: 0 } } else { Step::Failed { made: 0 } };
         }
         taken += 1;
         if member.takes(byte) {
@@ -218,7 +218,7 @@ fn gzip(inflate: &mut Decompress, member: &mut Member, input: &[u8], window: &mu
             *member = Member::Tail { left: 8 };
             Step::Went { taken: taken + more, made }
         }
-        Inflated::Failed => Step::Failed,
+        Inflated::Failed { made } => Step::Failed { made },
     }
 }
 
@@ -280,7 +280,7 @@ fn unbrotlied(state: &mut BrotliState, input: &[u8], window: &mut [u8]) -> Step 
     match result {
         brotli::BrotliResult::NeedsMoreInput | brotli::BrotliResult::NeedsMoreOutput => Step::Went { taken, made },
         brotli::BrotliResult::ResultSuccess => Step::Ended { made },
-        brotli::BrotliResult::ResultFailure => Step::Failed,
+        brotli::BrotliResult::ResultFailure => Step::Failed { made },
     }
 }
 
@@ -353,6 +353,25 @@ mod tests {
         let mut decoded = Vec::new();
         Decoder::new(b"gzip").unwrap().feed(encoder.get_ref(), &mut |piece| decoded.extend_from_slice(piece));
         assert_eq!(decoded, b"data: a\n\n");
+    }
+
+    #[test]
+    fn what_stands_before_damage_is_read() {
+        let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(b"text").unwrap();
+        let mut deflated = encoder.finish().unwrap();
+        // The checksum.
+        *deflated.last_mut().unwrap() ^= 1;
+        // A second member that is none.
+        let mut spoilt = gzipped(b"text");
+        spoilt.extend(gzipped(b"").iter().take(10));
+        spoilt.extend([0xFF; 20]);
+        for (encoding, body) in [("deflate", deflated), ("gzip", spoilt)] {
+            let mut decoder = Decoder::new(encoding.as_bytes()).unwrap();
+            let mut decoded = Vec::new();
+            decoder.feed(&body, &mut |piece| decoded.extend_from_slice(piece));
+            assert_eq!((decoded.as_slice(), decoder.is_unreadable()), (b"text".as_slice(), true), "{encoding}");
+        }
     }
 
     #[test]

@@ -12,11 +12,15 @@ use memchr::{memchr2, memchr3};
 /// A value longer than this is not kept.
 pub const VALUE_BYTES_MAX: usize = 256 << 10;
 
+/// Of the values found together within an array, so many bytes are kept.
+const VALUES_BYTES_MAX: usize = 1 << 20;
+
 /// No wanted name is longer, its escapes included.
 const KEY_BYTES_MAX: usize = 256;
 
-/// Scans one object for the wanted members. A wanted name may be a path of two: `response.usage`.
-/// Of a member that comes twice, the last counts.
+/// Scans one object for the wanted members. A wanted name may be a path, `response.usage`, and lead through the objects
+/// of an array, `predictions[].embeddings.statistics`: all values found there are kept together, as an array.
+/// Of another member that comes twice, the last counts.
 pub struct Members {
     wanted: &'static [&'static str],
     found: Vec<Found>,
@@ -26,8 +30,8 @@ pub struct Members {
     key: Vec<u8>,
     key_has_escape: bool,
     after_backslash: bool,
-    /// Within the object of this name, where paths of two are wanted.
-    inside: Option<&'static str>,
+    /// The objects and arrays entered, where paths are wanted, outermost first.
+    levels: Vec<Level>,
     /// Which wanted member the value at hand is.
     wanted_at_hand: Option<usize>,
     value_at: u64,
@@ -36,10 +40,20 @@ pub struct Members {
     closing: Option<u64>,
 }
 
+/// An object or array entered.
+#[derive(Clone, Copy, Debug)]
+struct Level {
+    /// The beginning that all wanted paths within have: `response.`, `predictions[].`.
+    path: &'static str,
+    is_array: bool,
+}
+
 /// What is known of one wanted member.
 #[derive(Clone, Debug, Default)]
 struct Found {
     value: Vec<u8>,
+    /// The bytes of `value` that came to their end: of many values the last may be cut off.
+    whole_bytes: usize,
     range: Option<Range<u64>>,
     is_truncated: bool,
 }
@@ -57,6 +71,8 @@ enum State {
     Colon,
     /// A value.
     Value,
+    /// An array's element, or its end.
+    ElementOrEnd,
     /// More of a string that is a value.
     Text,
     /// More of an array or object, with so many of its own kind of bracket open.
@@ -82,7 +98,7 @@ impl Members {
             key: Vec::new(),
             key_has_escape: false,
             after_backslash: false,
-            inside: None,
+            levels: Vec::new(),
             wanted_at_hand: None,
             value_at: 0,
             is_empty: true,
@@ -150,7 +166,16 @@ impl Members {
         self.closing
     }
 
-    /// An object of the wanted members only.
+    /// What of `chunk`, the piece read last, lies behind the object's end.
+    pub fn behind<'a>(&self, chunk: &'a [u8]) -> &'a [u8] {
+        let Some(closing) = self.closing else { return &[] };
+        let begin = self.offset.saturating_sub(length(chunk.len()));
+        let skipped = usize::try_from(closing.saturating_add(1).saturating_sub(begin)).unwrap_or(usize::MAX);
+        chunk.get(skipped..).unwrap_or_default()
+    }
+
+    /// An object of the wanted members only. A path of two stands as an object in it, a longer one, and one through an
+    /// array, under its whole name.
     pub fn reduced(&self) -> Vec<u8> {
         let mut object = vec![b'{'];
         self.write_level(None, &mut object);
@@ -174,21 +199,24 @@ impl Members {
         let mut last = None;
         self.wanted
             .iter()
-            .filter_map(|wanted| wanted.split_once('.'))
+            .filter_map(|wanted| path_of_two(wanted))
             .map(|(outer, _)| outer)
             .filter(move |outer| last.replace(*outer) != Some(outer))
     }
 
     fn write_level(&self, outer: Option<&str>, object: &mut Vec<u8>) {
         for (wanted, found) in self.wanted.iter().zip(&self.found) {
-            let name = match (outer, wanted.split_once('.')) {
+            let name = match (outer, path_of_two(wanted)) {
                 (None, None) => wanted,
                 (Some(outer), Some((its_outer, name))) if its_outer == outer => name,
                 (Some(_) | None, _) => continue,
             };
             if found.range.is_some() && !found.is_truncated {
                 write_key(name, object);
-                object.extend_from_slice(&found.value);
+                object.extend_from_slice(found.value.get(..found.whole_bytes).unwrap_or_default());
+                if is_many(wanted) {
+                    object.push(b']');
+                }
             }
         }
     }
@@ -209,13 +237,19 @@ impl Members {
             State::Text => return self.text(rest),
             State::Nested { open, close, depth, in_string } => return self.nested(rest, open, close, depth, in_string),
             State::Scalar => {
-                let end = rest.iter().position(|byte| matches!(byte, b',' | b'}' | b' ' | b'\t' | b'\n' | b'\r'));
+                let end =
+                    rest.iter().position(|byte| matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r'));
                 if end.is_some() {
                     self.state = State::CommaOrEnd;
                 }
                 return end.unwrap_or(rest.len());
             }
-            State::Opening | State::KeyOrEnd | State::Colon | State::Value | State::CommaOrEnd => {}
+            State::Opening
+            | State::KeyOrEnd
+            | State::Colon
+            | State::Value
+            | State::ElementOrEnd
+            | State::CommaOrEnd => {}
             State::Closed | State::Nothing => return rest.len(),
         }
         if matches!(first, b' ' | b'\t' | b'\n' | b'\r') {
@@ -235,15 +269,22 @@ impl Members {
                 self.key_has_escape = false;
                 self.state = State::Key;
             }
-            (State::KeyOrEnd | State::CommaOrEnd, b'}') => {
-                if self.inside.take().is_some() {
+            (State::KeyOrEnd | State::CommaOrEnd, b'}') if !self.is_in_array() => {
+                if self.levels.pop().is_some() {
                     self.state = State::CommaOrEnd;
                 } else {
                     self.closing = Some(here);
                     self.state = State::Closed;
                 }
             }
-            (State::CommaOrEnd, b',') => self.state = State::KeyOrEnd,
+            (State::ElementOrEnd | State::CommaOrEnd, b']') if self.is_in_array() => {
+                self.levels.pop();
+                self.state = State::CommaOrEnd;
+            }
+            (State::CommaOrEnd, b',') => {
+                self.state = if self.is_in_array() { State::ElementOrEnd } else { State::KeyOrEnd };
+            }
+            (State::ElementOrEnd, _) => return self.element_begins(first),
             (State::Colon, b':') => self.state = State::Value,
             (State::Value, _) => return self.value_begins(first, here),
             _ => self.state = State::Nothing,
@@ -275,26 +316,60 @@ impl Members {
         self.key.extend_from_slice(part.get(..room.min(part.len())).unwrap_or_default());
     }
 
+    fn is_in_array(&self) -> bool {
+        self.levels.last().is_some_and(|level| level.is_array)
+    }
+
+    /// Goes into an object or array. There are no more of them to go into than a wanted path names.
+    fn enter(&mut self, path: &'static str, is_array: bool) -> usize {
+        self.levels.push(Level { path, is_array });
+        self.state = if is_array { State::ElementOrEnd } else { State::KeyOrEnd };
+        1
+    }
+
+    /// An element of an array that wanted paths lead through: only objects have members.
+    fn element_begins(&mut self, first: u8) -> usize {
+        let path = self.levels.last().map_or("", |level| level.path);
+        if first == b'{' { self.enter(path, false) } else { self.skip_or_keep(first) }
+    }
+
     fn value_begins(&mut self, first: u8, here: u64) -> usize {
         let decoded = if self.key_has_escape { decode(&self.key) } else { None };
         let key = decoded.as_deref().map_or(self.key.as_slice(), str::as_bytes);
-        let wanted_at_hand = self.wanted.iter().position(|wanted| match (self.inside, wanted.split_once('.')) {
-            (None, None) => wanted.as_bytes() == key,
-            (Some(inside), Some((outer, name))) => inside == outer && name.as_bytes() == key,
-            (None, Some(_)) | (Some(_), None) => false,
-        });
-        let outer = self.wanted.iter().filter_map(|wanted| wanted.split_once('.')).map(|(outer, _)| outer);
-        let entered = outer.into_iter().find(|outer| self.inside.is_none() && outer.as_bytes() == key);
-        if first == b'{' && entered.is_some() {
-            self.inside = entered;
-            self.state = State::KeyOrEnd;
-            return 1;
+        let path = self.levels.last().map_or("", |level| level.path);
+        let mut wanted_at_hand = None;
+        let mut entered = None;
+        for (index, wanted) in self.wanted.iter().enumerate() {
+            let after = wanted.strip_prefix(path).and_then(|rest| Some(rest.as_bytes().strip_prefix(key)?.len()));
+            // A key that looks like a path is none.
+            let Some(after) = after.filter(|_| !key.contains(&b'.')) else { continue };
+            let name_end = wanted.len().saturating_sub(after);
+            match (first, wanted.as_bytes().get(name_end..).unwrap_or_default()) {
+                (_, []) => wanted_at_hand = Some(index),
+                (b'{', [b'.', ..]) => entered = wanted.get(..name_end.saturating_add(1)).map(|path| (path, false)),
+                (b'[', [b'[', b']', b'.', ..]) => {
+                    entered = wanted.get(..name_end.saturating_add(3)).map(|path| (path, true));
+                }
+                _ => {}
+            }
+        }
+        if let Some((path, is_array)) = entered {
+            return self.enter(path, is_array);
         }
         self.wanted_at_hand = wanted_at_hand;
         self.value_at = here;
-        if let Some(found) = wanted_at_hand.and_then(|index| self.found.get_mut(index)) {
-            *found = Found::default();
+        if let Some((index, found)) = wanted_at_hand.and_then(|index| Some((index, self.found.get_mut(index)?))) {
+            if !self.wanted.get(index).is_some_and(|wanted| is_many(wanted)) {
+                *found = Found::default();
+            } else if !found.is_truncated {
+                found.value.push(if found.value.is_empty() { b'[' } else { b',' });
+            }
         }
+        self.skip_or_keep(first)
+    }
+
+    /// The state for the value that begins with `first`.
+    fn skip_or_keep(&mut self, first: u8) -> usize {
         self.state = match first {
             b'"' => State::Text,
             b'{' => State::Nested { open: b'{', close: b'}', depth: 1, in_string: false },
@@ -355,8 +430,10 @@ impl Members {
     }
 
     fn keep(&mut self, part: &[u8]) {
-        let Some(found) = self.wanted_at_hand.and_then(|index| self.found.get_mut(index)) else { return };
-        if found.is_truncated || found.value.len().saturating_add(part.len()) > VALUE_BYTES_MAX {
+        let Some(index) = self.wanted_at_hand else { return };
+        let Some((wanted, found)) = self.wanted.get(index).zip(self.found.get_mut(index)) else { return };
+        let bytes_max = if is_many(wanted) { VALUES_BYTES_MAX } else { VALUE_BYTES_MAX };
+        if found.is_truncated || found.value.len().saturating_add(part.len()) > bytes_max {
             found.is_truncated = true;
             found.value = Vec::new();
         } else {
@@ -368,6 +445,7 @@ impl Members {
         let end = self.offset.saturating_add(length(at));
         if let Some(found) = self.wanted_at_hand.take().and_then(|index| self.found.get_mut(index)) {
             found.range = Some(self.value_at..end);
+            found.whole_bytes = found.value.len();
         }
     }
 }
@@ -381,6 +459,16 @@ impl fmt::Debug for Members {
             .field("offset", &self.offset)
             .finish_non_exhaustive()
     }
+}
+
+/// The two names of a path of two.
+fn path_of_two(wanted: &'static str) -> Option<(&'static str, &'static str)> {
+    wanted.split_once('.').filter(|(_, name)| !name.contains('.') && !is_many(wanted))
+}
+
+/// Whether a path leads through an array, so that there are many values.
+fn is_many(wanted: &str) -> bool {
+    wanted.contains("[]")
 }
 
 fn write_key(name: &str, object: &mut Vec<u8>) {
@@ -401,95 +489,4 @@ fn length(bytes: usize) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const WANTED: &[&str] = &["usage", "model", "response.usage", "n"];
-
-    fn scanned(chunks: &[&[u8]]) -> Members {
-        let mut members = Members::new(WANTED);
-        for chunk in chunks {
-            members.feed(chunk);
-        }
-        members
-    }
-
-    fn reduced(chunks: &[&[u8]]) -> String {
-        String::from_utf8(scanned(chunks).reduced()).unwrap()
-    }
-
-    const OBJECT: &[u8] = br#"
-        { "data" : [{"usage":1},"]\"",["}"]] , "u\u0073age" : {"a":"}\\", "b":[1,{"c":2}]},"n":-1.5e3,
-        "other":{"model":"no","x":"{\"model\":\"no\"}"},"response":{"id":"usage","usage":[ 1 ],"deep":{"usage":2}},
-        "model":"old","model":"new \"}" , "tail":null } trailing {"model":"late"}"#;
-
-    #[test]
-    fn wanted_members_of_the_top_level_are_kept_and_nothing_else() {
-        let expected =
-            r#"{"usage":{"a":"}\\", "b":[1,{"c":2}]},"model":"new \"}","n":-1.5e3,"response":{"usage":[ 1 ]}}"#;
-        assert_eq!(reduced(&[OBJECT]), expected);
-        serde_json::from_str::<serde_json::Value>(expected).unwrap();
-    }
-
-    #[test]
-    fn offsets_are_where_bytes_can_be_spliced_in() {
-        let members = scanned(&[b"  {\"model\" ", b": \"m\" ,\"n\":12", b"}  "]);
-        assert_eq!((members.opening(), members.closing()), (Some(2), Some(24)));
-        assert_eq!((members.range("model"), members.range("n")), (Some(13..16), Some(22..24)));
-        assert_eq!(members.value("n"), Some(b"12".as_slice()));
-        assert!(members.is_closed() && !members.is_empty() && !members.has_all());
-        assert!(scanned(&[b" { } "]).is_empty());
-    }
-
-    #[test]
-    fn a_value_too_long_is_skipped_and_known_to_be_there() {
-        let long = format!(r#"{{"usage":"{}","model":"m"}}"#, "x".repeat(VALUE_BYTES_MAX));
-        let members = scanned(&[long.as_bytes()]);
-        assert_eq!(members.reduced(), br#"{"model":"m"}"#);
-        assert!(members.value("usage").is_none() && members.range("usage").is_some());
-    }
-
-    #[test]
-    fn a_value_cut_off_is_no_value() {
-        assert_eq!(reduced(&[br#"{"model":"m","usage":{"a":1"#]), r#"{"model":"m"}"#);
-        assert_eq!(reduced(&[br#"{"model":"m","n":12"#]), r#"{"model":"m"}"#);
-    }
-
-    #[test]
-    fn depth_costs_nothing() {
-        let deep = format!("{{\"x\":{},\"model\":\"m\"}}", "[".repeat(1_000_000) + &"]".repeat(1_000_000));
-        assert_eq!(reduced(&[deep.as_bytes()]), r#"{"model":"m"}"#);
-    }
-
-    proptest! {
-        #[test]
-        fn members_ignore_chunking(cuts in prop::collection::vec(0..OBJECT.len(), 0..30)) {
-            let mut cuts: Vec<usize> = cuts.into_iter().chain([0, OBJECT.len()]).collect();
-            cuts.sort_unstable();
-            let chunks: Vec<&[u8]> = cuts.windows(2).map(|range| &OBJECT[range[0]..range[1]]).collect();
-            let (cut, whole) = (scanned(&chunks), scanned(&[OBJECT]));
-            prop_assert_eq!(cut.reduced(), whole.reduced());
-            prop_assert_eq!((cut.opening(), cut.closing()), (whole.opening(), whole.closing()));
-            for wanted in WANTED {
-                prop_assert_eq!(cut.range(wanted), whole.range(wanted));
-            }
-        }
-
-        #[test]
-        fn no_text_confuses_it_into_a_loop_or_an_object_that_is_none(
-            parts in prop::collection::vec(prop::sample::select(vec!["{", "}", "[", "]", "\"", "\\", ":", ",", "model", "1", " ", "null"]), 0..40),
-            size in 1_usize..8,
-        ) {
-            let text = parts.concat();
-            let whole = scanned(&[text.as_bytes()]);
-            let cut = scanned(&text.as_bytes().chunks(size).collect::<Vec<_>>());
-            prop_assert_eq!(whole.reduced(), cut.reduced());
-            if serde_json::from_str::<serde_json::Value>(&text).is_ok_and(|value| value.is_object()) {
-                prop_assert!(whole.is_closed());
-                prop_assert!(serde_json::from_slice::<serde_json::Value>(&whole.reduced()).is_ok());
-            }
-        }
-    }
-}
+mod tests;

@@ -18,6 +18,8 @@ pub struct DataSplitter {
     after_cr: bool,
     /// Whether the event so far has a data line.
     has_data: bool,
+    /// Whether the event so far is bare JSON, without a field name: Vertex ends a stream that fails so.
+    is_bare: bool,
     data: UnitBuffer,
 }
 
@@ -39,7 +41,7 @@ const FIELD: &[u8] = b"data:";
 impl DataSplitter {
     /// `members`: what is kept of an event too long to hold.
     pub fn new(members: &'static [&'static str]) -> Self {
-        Self { line: Line::Name(0), after_cr: false, has_data: false, data: UnitBuffer::new(members) }
+        Self { line: Line::Name(0), after_cr: false, has_data: false, is_bare: false, data: UnitBuffer::new(members) }
     }
 
     /// Reads `chunk`; each event that it completes goes to `unit`.
@@ -77,6 +79,10 @@ impl DataSplitter {
                 return tail;
             }
         }
+        if self.line == Line::Name(0) && self.begins_bare_line(first) {
+            self.begin_data();
+            self.line = Line::Data;
+        }
         match self.line {
             Line::Name(agreeing) => {
                 if first == b'\n' || first == b'\r' {
@@ -110,6 +116,15 @@ impl DataSplitter {
         }
     }
 
+    /// Whether a line that begins with `first` is bare JSON, or more of it. Where a field follows it was none.
+    fn begins_bare_line(&mut self, first: u8) -> bool {
+        if self.is_bare && !matches!(first, b' ' | b'\t' | b'"' | b'{' | b'}' | b'[' | b']' | b'\n' | b'\r') {
+            self.dispatch(&mut |_| {});
+        }
+        self.is_bare |= first == b'{' && !self.has_data;
+        self.is_bare && !matches!(first, b'\n' | b'\r')
+    }
+
     fn take_line<'a>(&mut self, rest: &'a [u8], keep: bool) -> &'a [u8] {
         let (line, after) =
             rest.split_at_checked(memchr2(b'\n', b'\r', rest).unwrap_or(rest.len())).unwrap_or((rest, &[]));
@@ -140,6 +155,7 @@ impl DataSplitter {
     fn dispatch(&mut self, unit: &mut dyn FnMut(&[u8])) {
         if self.has_data {
             self.has_data = false;
+            self.is_bare = false;
             self.data.finish(unit);
         }
     }
@@ -294,7 +310,6 @@ mod tests {
     fn events_are_cut_as_the_standard_says() {
         let stream: &[u8] = b": hi\n\ndata: a\ndata:b\ndata:  c\nid: 7\n\ndataset: x\ndata\n\nevent: e\r\ndata: d\r\n\r\ndata: e\r\rdata: f";
         assert_eq!(data_of(&[stream]), ["a\nb\n c", "", "d", "e", "f"]);
-        assert_eq!(data_of(&[b"data: x\n\n{\"error\":{}}\n\ndata: y\n\n"]), ["x", "y"]);
         assert_eq!(data_of(&[b"data:\n\n\n\n"]), [""]);
     }
 
@@ -307,6 +322,16 @@ mod tests {
             units += 1;
         });
         assert_eq!(units, 2);
+    }
+
+    /// Vertex ends a stream that fails with an error that is no event.
+    #[test]
+    fn bare_json_in_a_stream_is_read_and_events_go_before_it() {
+        let stream: &[u8] = b"data: x\r\n\r\n{\r\n  \"error\": {\r\n\t\"code\": 499\r\n  }\r\n}\r\n\r\ndata: y\n\n{\"no\":1}\ndata: z\n\n{\"b\":[\n]}";
+        let expected = ["x", "{\n  \"error\": {\n\t\"code\": 499\n  }\n}", "y", "z", "{\"b\":[\n]}"];
+        for size in [1, 2, 5, 1000] {
+            assert_eq!(data_of(&stream.chunks(size).collect::<Vec<_>>()), expected);
+        }
     }
 
     #[test]

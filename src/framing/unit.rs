@@ -7,6 +7,9 @@ use super::json_members::Members;
 /// A unit longer than this is not held: only the wanted members of its JSON are.
 pub const UNIT_BYTES_MAX: usize = 1 << 20;
 
+/// Room that is kept for the next unit.
+const HELD_BYTES_KEPT: usize = 16 << 10;
+
 /// Puts the parts of a unit together.
 pub struct UnitBuffer {
     members: &'static [&'static str],
@@ -41,6 +44,7 @@ impl UnitBuffer {
         } else {
             unit(&self.held);
             self.held.clear();
+            self.held.shrink_to(HELD_BYTES_KEPT);
         }
     }
 
