@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -19,7 +20,7 @@ use crate::attribution::keys::{Key, KeySet};
 use crate::config::{self, Config};
 use crate::journal::{self, Journal, JournalError};
 use crate::ledger::{Applier, Dimension, Ledger, LedgerError};
-use crate::meter::{Meter, Moment};
+use crate::meter::{JOBS_KEPT_FOR, JOBS_MAX, Meter, Moment};
 use crate::metrics::{Limits, Metrics, MonthRow};
 use crate::period::Month;
 use crate::pricing::PriceBook;
@@ -171,13 +172,20 @@ impl Books {
         let places = Places::of(&config.ledger);
         std::fs::create_dir_all(&config.ledger.directory)
             .with_context(|| format!("cannot make `{}` (`ledger.directory`)", config.ledger.directory.display()))?;
-        let seq_floors = Ledger::open(&places.ledger)?.last_seqs()?;
+        let ledger = Ledger::open(&places.ledger)?;
+        let seq_floors = ledger.last_seqs()?;
         let opened = open_journal(&journal_settings(&config.ledger, &places.journal, seq_floors))?;
+        // Behind the journal's lock nobody else applies or removes any more: what another process did before is in the
+        // ledger, and perhaps seen twice, which does no harm.
+        let jobs_since = Moment::now().at.checked_sub(JOBS_KEPT_FOR).unwrap_or(Timestamp::MIN);
+        let jobs_seen = ledger.jobs_seen(jobs_since, JOBS_MAX.saturating_mul(2))?;
+        drop(ledger);
         let journal = Arc::new(opened.journal);
         let metrics = Arc::new(Metrics::new(Limits::default()));
         let prices = Arc::new(PriceBook::bundled());
         let meter =
             Meter::start(Arc::clone(&journal), prices, Arc::clone(&metrics)).context("cannot start a thread")?;
+        meter.remember(jobs_seen.into_iter().chain(opened.jobs_seen));
         let orphans = opened.open_intents.len();
         if orphans > 0 {
             tracing::warn!(

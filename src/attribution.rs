@@ -81,6 +81,11 @@ pub enum Refusal {
     /// Two different virtual keys in one request.
     #[error("the request carries two different tokenmeter keys; send one")]
     TwoKeys,
+    /// A virtual key where it would go on to the provider.
+    #[error(
+        "the request carries a tokenmeter key in its path, from where it would go on to the provider; send it as the API's credential"
+    )]
+    MisplacedKey,
     /// Nobody is known to pay, and such calls are not taken.
     #[error("tokenmeter does not know who pays for this call; send a tokenmeter key")]
     UnknownCaller,
@@ -88,8 +93,14 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, for the metrics to show at 0.
-    pub const ALL: [Self; 5] =
-        [Self::UnknownKey, Self::RevokedKey, Self::MalformedKey, Self::TwoKeys, Self::UnknownCaller];
+    pub const ALL: [Self; 6] = [
+        Self::UnknownKey,
+        Self::RevokedKey,
+        Self::MalformedKey,
+        Self::TwoKeys,
+        Self::MisplacedKey,
+        Self::UnknownCaller,
+    ];
 
     /// tokenmeter's error code and the `reason` of its metric.
     pub const fn code(self) -> &'static str {
@@ -98,6 +109,7 @@ impl Refusal {
             Self::RevokedKey => "revoked_key",
             Self::MalformedKey => "malformed_key",
             Self::TwoKeys => "two_keys",
+            Self::MisplacedKey => "misplaced_key",
             Self::UnknownCaller => "unknown_caller",
         }
     }
@@ -125,7 +137,8 @@ impl Attribution {
         }
     }
 
-    /// Who pays for the request with these headers and this query.
+    /// Who pays for the request with these headers and this query. Whether its path may go on is another question:
+    /// [`headers::check_path`].
     pub fn of(&self, headers: &HeaderMap, query: Option<&str>) -> Result<Attributed, Refusal> {
         let key = match headers::virtual_key(headers, query)? {
             Some(secret) => Some(self.keys.find(secret)?),

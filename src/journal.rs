@@ -23,7 +23,7 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use crate::ids::NodeId;
-use crate::record::{Intent, Record};
+use crate::record::{Intent, JobSeen, Record};
 
 pub use frame::{Frame, Kind};
 pub use reader::{Limits, Reader};
@@ -147,6 +147,8 @@ pub struct Opened {
     pub journal: Journal,
     /// Calls that were in flight when the process before died: each is owed a record.
     pub open_intents: Vec<Intent>,
+    /// What the records that the ledger does not hold yet say of jobs, in their order.
+    pub jobs_seen: Vec<JobSeen>,
 }
 
 /// The journal of one node. Shared as `Arc<Journal>`; dropping it syncs what is left and lets go of the folder.
@@ -180,6 +182,11 @@ impl Journal {
         let last_of = |seqs: &BTreeMap<NodeId, u64>| seqs.get(&node).copied().unwrap_or(0);
         let next_seq = last_of(&found.last_seqs).max(last_of(&seq_floors)).saturating_add(1);
         let open_intents = std::mem::take(&mut found.open_intents);
+        let jobs_seen = std::mem::take(&mut found.jobs_seen).into_iter();
+        let jobs_seen = jobs_seen
+            .filter(|(node, seq, _)| seq_floors.get(node).is_none_or(|applied| seq > applied))
+            .map(|(.., seen)| seen)
+            .collect();
         let writer = Arc::new(Writer::begin(directory, node.clone(), segment_bytes_max, next_seq, found)?);
         let syncing = sync::Thread::start(Arc::clone(&writer), durability)?;
         let journal = Self {
@@ -191,7 +198,7 @@ impl Journal {
             waiting_reader: Mutex::new(None),
             _lock: lock,
         };
-        Ok(Opened { journal, open_intents })
+        Ok(Opened { journal, open_intents, jobs_seen })
     }
 
     /// The node of every record appended here.

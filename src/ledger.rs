@@ -7,6 +7,7 @@ mod applier;
 mod buckets;
 mod catch_up;
 mod feed;
+mod jobs;
 mod keys;
 mod migrations;
 mod records;

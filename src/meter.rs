@@ -5,7 +5,9 @@
 //! order, not rules: prices, counts and files are made elsewhere. It owns the clock.
 
 mod counting;
+mod jobs;
 mod settlement;
+mod verdict;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,12 +18,16 @@ use jiff::Timestamp;
 use crate::ids::RecordId;
 use crate::journal::{Appended, Journal, JournalError};
 use crate::metrics::{Inflight, Metrics};
-use crate::pricing::PriceBook;
-use crate::record::{Intent, Record};
-use crate::usage::Outcome;
-use crate::wires::{Observer, Wire};
+use crate::operation::Operation;
+use crate::pricing::{self, PriceBook};
+use crate::record::{Intent, JobSeen, Record};
+use crate::usage::{Outcome, Units};
+use crate::wires::{Consumption, Observer, Wire};
+
+pub use jobs::{JOBS_KEPT_FOR, JOBS_MAX};
 
 use counting::Counting;
+use jobs::Jobs;
 use settlement::{Draft, Settlement};
 
 /// Opens and closes calls.
@@ -29,6 +35,7 @@ use settlement::{Draft, Settlement};
 pub struct Meter {
     books: Bookkeeping,
     counting: Counting,
+    jobs: Jobs,
 }
 
 /// What turns a finished draft into a fact: shared by the data path and the counting thread.
@@ -70,8 +77,14 @@ pub struct HeldPrompt {
 pub struct Ending {
     /// The reader of the answer, where there was one to read.
     pub observer: Option<Box<dyn Observer>>,
+    /// The answer came to its end, although its client had left. One that completes did anyway.
+    pub is_whole: bool,
     /// The answer could not be decompressed or was cut by a cap.
     pub is_unreadable: bool,
+    /// Length of the answer's body as it came, where there was a reader.
+    pub body_bytes: u64,
+    /// What was counted of an exchange that nobody reads. Kept where nothing better is known.
+    pub units: Units,
 }
 
 /// A call between its intent and its record.
@@ -88,7 +101,12 @@ impl Meter {
     pub fn start(journal: Arc<Journal>, prices: Arc<PriceBook>, metrics: Arc<Metrics>) -> std::io::Result<Arc<Self>> {
         let books = Bookkeeping { journal, prices, metrics };
         let counting = Counting::start(books.clone())?;
-        Ok(Arc::new(Self { books, counting }))
+        Ok(Arc::new(Self { books, counting, jobs: Jobs::new(JOBS_MAX) }))
+    }
+
+    /// Learns what the records of earlier processes say of jobs, in their order. Before the first call.
+    pub fn remember(&self, jobs_seen: impl IntoIterator<Item = JobSeen>) {
+        self.jobs.remember(jobs_seen);
     }
 
     /// Puts `intent` into the journal. On an error the call must not be made: it could not be accounted for.
@@ -97,12 +115,13 @@ impl Meter {
         began: Moment,
         intent: Intent,
         wire: &'static dyn Wire,
+        consumption: Consumption,
     ) -> Result<(OpenCall, Appended), JournalError> {
         let appending = Instant::now();
         let appended = self.books.journal.append_intent(&intent);
         self.books.metrics.journal_append_seconds(appending.elapsed().as_secs_f64());
         let appended = appended.inspect_err(|_| self.books.metrics.journal_failed())?;
-        let draft = Draft::new(began, intent, wire);
+        let draft = Draft::new(began, intent, wire, consumption);
         let inflight = self.books.metrics.inflight();
         Ok((OpenCall { meter: Arc::clone(self), draft: Some(draft), _inflight: inflight }, appended))
     }
@@ -132,8 +151,15 @@ impl Bookkeeping {
         if let Some(model) = record.model.as_deref()
             && !record.tokens.is_empty()
         {
-            let (provider, tier) = (record.provider.as_str(), record.service_tier.as_deref());
-            if let Some(priced) = self.prices.cost(provider, model, record.started_at, &record.tokens, tier) {
+            let (provider, at) = (record.provider.as_str(), record.started_at);
+            let billed = pricing::billed(&record.tokens, &record.units);
+            let priced = if record.operation == Operation::Batch {
+                // It has a price of its own, whatever tier the answers in it name.
+                self.prices.cost_of_sum(provider, model, at, &billed, Some("batch"))
+            } else {
+                self.prices.cost(provider, model, at, &billed, record.service_tier.as_deref())
+            };
+            if let Some(priced) = priced {
                 record.cost_nanousd = Some(priced.total);
                 record.cost_nanousd_by_kind = priced.by_kind;
                 record.price = Some(priced.price);
@@ -177,10 +203,27 @@ impl OpenCall {
         }
     }
 
+    /// Notes which stored object or result the call fetches, by its path.
+    pub fn fetches(&mut self, object: String) {
+        if let Some(draft) = &mut self.draft {
+            draft.object = Some(object);
+        }
+    }
+
     /// Notes that the call may have reached the upstream. Until then there is nothing to pay.
     pub fn sent(&mut self) {
         if let Some(draft) = &mut self.draft {
             draft.was_sent = true;
+        }
+    }
+
+    /// Puts the intent into the journal once more. A call that is open for hours holds back what is older than its
+    /// intent from being deleted; renewed now and then, it holds back little.
+    pub fn renew(&self) {
+        let Some(draft) = &self.draft else { return };
+        if let Err(error) = self.meter.books.journal.append_intent(&draft.intent) {
+            self.meter.books.metrics.journal_failed();
+            tracing::warn!(error = &error as &dyn std::error::Error, "a long call's intent could not be renewed");
         }
     }
 
@@ -199,10 +242,14 @@ impl OpenCall {
 
     fn settle(&mut self, outcome: Outcome, ending: Ending) -> Option<Appended> {
         let draft = self.draft.take()?;
-        match settlement::settle(draft, outcome, ending, Moment::now()) {
-            Settlement::Record(record) => match self.meter.books.commit(*record) {
+        let Meter { books, counting, jobs } = &*self.meter;
+        match settlement::settle(draft, outcome, ending, Moment::now(), jobs) {
+            Settlement::Record(record, mark) => match books.commit(*record) {
                 Ok(appended) => Some(appended),
                 Err(error) => {
+                    if let Some(mark) = mark {
+                        jobs.take_back(mark);
+                    }
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
                         "a call in flight could not be recorded; it stays an intent and becomes an orphan"
@@ -211,7 +258,7 @@ impl OpenCall {
                 }
             },
             Settlement::Count(job) => {
-                self.meter.counting.submit(job);
+                counting.submit(job);
                 None
             }
         }
@@ -235,3 +282,6 @@ impl std::fmt::Debug for OpenCall {
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

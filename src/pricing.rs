@@ -17,7 +17,7 @@ use crate::money::NanoUsd;
 use crate::period::Bucket;
 use crate::pricing::catalog::{Catalog, Listed, Question, Rates};
 use crate::record::CostByKind;
-use crate::usage::TokenCounts;
+use crate::usage::{TokenCounts, Units};
 
 /// Prices remembered: models, tiers and times asked for lately. Beyond it all are forgotten and asked for anew.
 const REMEMBERED_MAX: usize = 2_048;
@@ -37,6 +37,17 @@ pub struct Priced {
     pub total: NanoUsd,
     /// The price used: where it comes from, provider, model.
     pub price: String,
+}
+
+/// The tokens that are paid for, where the provider tells them apart from those it processed (Cohere): it bills
+/// neither its template nor what it thought to the full, and knows no price of cached tokens.
+pub fn billed(processed: &TokenCounts, units: &Units) -> TokenCounts {
+    let [input, output] = ["billed_input_tokens", "billed_output_tokens"].map(|name| units.get(name).copied());
+    let mut billed = TokenCounts { output: output.or(processed.output), ..*processed };
+    if input.is_some() {
+        billed = TokenCounts { input, cache_read: None, cache_write: None, ..billed };
+    }
+    billed
 }
 
 /// Every list price, and what was found in it lately.
@@ -87,6 +98,23 @@ impl PriceBook {
         }
         let total = kinds.into_iter().flatten().try_fold(NanoUsd::ZERO, NanoUsd::checked_add)?;
         Some(Priced { by_kind, total, price: listed.name() })
+    }
+
+    /// The same for tokens of many calls together, such as a batch's. `None` also where the price depends on how large
+    /// each call was.
+    pub fn cost_of_sum(
+        &self,
+        provider: &str,
+        model: &str,
+        at: jiff::Timestamp,
+        tokens: &TokenCounts,
+        service_tier: Option<&str>,
+    ) -> Option<Priced> {
+        let question = Question { provider, model, bucket: Bucket::of(at), service_tier };
+        let remembered = self.remember(question);
+        let of_small_calls = self.rates(&remembered, question, 1)?;
+        let is_the_same = of_small_calls == self.rates(&remembered, question, tokens.input_total())?;
+        is_the_same.then(|| self.cost(provider, model, at, tokens, service_tier)).flatten()
     }
 
     /// The price of `model` in force at `at`, as lines for people: what a million tokens of each kind cost, and where

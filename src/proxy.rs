@@ -9,10 +9,12 @@ mod forward;
 mod headers;
 mod idle;
 mod listen;
+mod outgoing;
 mod reply;
 mod route;
 mod strip;
 mod tap;
+mod tunnel;
 pub mod upstream;
 mod watch;
 

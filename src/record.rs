@@ -162,6 +162,10 @@ pub struct Record {
     /// The provider's own usage object, verbatim (insignificant white space aside).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage_raw: Option<Box<RawValue>>,
+    /// The provider's id of the work that this call began, ended or asked for, where work outlives its call: a
+    /// background response, a run, a batch. What is fetched is counted in one record at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
     /// The service tier that the answer names; it decides the price.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_tier: Option<String>,
@@ -186,4 +190,23 @@ pub struct Record {
     pub time_to_first_byte_ms: Option<u64>,
     /// From the call's begin to its end, by the monotonic clock.
     pub duration_ms: u64,
+}
+
+impl Record {
+    /// What the record says of a job; `None` where it says of none.
+    pub fn job_seen(&self) -> Option<JobSeen> {
+        let (provider, provenance) = (self.provider.clone(), self.provenance);
+        self.job.clone().map(|job| JobSeen { provider, job, provenance })
+    }
+}
+
+/// What a record says of a job: by this the meter knows after a restart which were counted and which are to be.
+#[derive(Clone, Debug, Eq, PartialEq, Deserialize)]
+pub struct JobSeen {
+    /// The vendor whose id it is.
+    pub provider: Provider,
+    /// The job's id.
+    pub job: String,
+    /// `unknown`: it was begun. `none`: it was asked for and not counted. Else it was counted.
+    pub provenance: Provenance,
 }

@@ -131,6 +131,8 @@ pub enum Anomaly {
     ReasoningExceedsOutput,
     /// The parts do not add up to the provider's total.
     TotalDiffers,
+    /// Two counts of the same call are not the same: Bedrock counts what a model has counted.
+    CountsDiffer,
     /// A count that is negative, fractional, or beyond any real call.
     CountInvalid,
     /// A compressed or oversized answer could not be read to its end.
@@ -144,6 +146,7 @@ impl Anomaly {
             Self::CachedExceedsInput => "cached_exceeds_input",
             Self::ReasoningExceedsOutput => "reasoning_exceeds_output",
             Self::TotalDiffers => "total_differs",
+            Self::CountsDiffer => "counts_differ",
             Self::CountInvalid => "count_invalid",
             Self::Unreadable => "unreadable",
         }

@@ -4,24 +4,52 @@
 //! What an exchange *is* follows from its method and path, whatever upstream it goes to; the upstream's own wire
 //! says how credentials are sent.
 
+pub mod alephalpha;
+mod answer;
 pub mod anthropic;
+mod asked;
+pub mod azure;
+pub mod bedrock;
+pub mod cloudflare;
+pub mod cohere;
+pub mod dashscope;
 mod delivered;
 pub mod gemini;
 mod markers;
 mod object;
+pub mod ollama;
 pub mod openai;
+pub mod tgi;
 mod told;
+pub mod vertex;
+pub mod watsonx;
 
+use std::borrow::Cow;
 use std::fmt::Debug;
 
-use http::Method;
+use http::{HeaderMap, Method};
+use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 
 use crate::operation::Operation;
 use crate::usage::{Anomaly, TokenCounts, Units};
 
 /// Every wire, in the order in which a path is offered to them.
-pub static REGISTRY: &[&dyn Wire] = &[&anthropic::Anthropic, &gemini::Gemini, &openai::OpenAi];
+pub static REGISTRY: &[&dyn Wire] = &[
+    &bedrock::Bedrock,
+    &anthropic::Anthropic,
+    &vertex::Vertex,
+    &gemini::Gemini,
+    &openai::OpenAi,
+    &azure::Azure,
+    &cohere::Cohere,
+    &ollama::Ollama,
+    &cloudflare::Cloudflare,
+    &dashscope::DashScope,
+    &tgi::Tgi,
+    &watsonx::Watsonx,
+    &alephalpha::AlephAlpha,
+];
 
 /// The wire of that name.
 pub fn by_name(name: &str) -> Option<&'static dyn Wire> {
@@ -35,24 +63,85 @@ pub struct Exchange<'a> {
     pub wire: &'static dyn Wire,
     /// What was asked.
     pub operation: Operation,
-    /// The model, where the path names it (Gemini).
+    /// The model as it stands in the path, where it does: Gemini's, Bedrock's, or Azure's deployment of one. Its name is [`Exchange::model`].
     pub model_in_path: Option<&'a str>,
     /// Whether the path says that the answer streams; `None`: the body's `stream` member says.
     pub stream_in_path: Option<bool>,
+    /// The id of the object that the path names, where that is what is fetched: a response, a run, a file. It stands in
+    /// for [`Reading::job`] where an answer cannot tell it.
+    pub object_in_path: Option<&'a str>,
+    /// What an answer costs by nature.
+    pub consumption: Consumption,
+}
+
+impl Exchange<'static> {
+    /// An exchange that consumes, of which the body says the rest.
+    pub fn new(wire: &'static dyn Wire, operation: Operation) -> Self {
+        Self {
+            wire,
+            operation,
+            model_in_path: None,
+            stream_in_path: None,
+            object_in_path: None,
+            consumption: Consumption::Now,
+        }
+    }
+
+    /// An exchange that costs nothing by nature.
+    pub fn free(wire: &'static dyn Wire, operation: Operation) -> Self {
+        Self { consumption: Consumption::None, ..Self::new(wire, operation) }
+    }
+}
+
+impl Exchange<'_> {
+    /// The model's name, where the path names it.
+    pub fn model(&self) -> Option<String> {
+        self.model_in_path.map(|in_path| self.wire.model(in_path))
+    }
+}
+
+/// What an exchange consumes by nature.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Consumption {
+    /// What it answers was made for it: counted whenever it passes.
+    Now,
+    /// It fetches what was stored: consumption only where that began in a call recorded without usage, such as a
+    /// background response. Counted once a [`Job`].
+    Stored,
+    /// It fetches the result of work that is reported nowhere else: a run, a batch. Counted once a [`Job`].
+    Result,
+    /// Nothing: listing, uploading, deleting, counting tokens, beginning a batch.
+    None,
+}
+
+/// Work that outlives the call that began it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Job {
+    /// The provider's id of the response, the run, the batch.
+    pub id: String,
+    /// Whether it is over: nothing more will be consumed.
+    pub is_over: bool,
 }
 
 /// What the exchange of `method` and `path` (as the provider sees it, without query) is; an `Other` of
 /// `upstream_wire` where no wire knows it.
 pub fn recognise<'a>(upstream_wire: &'static dyn Wire, method: &Method, path: &'a str) -> Exchange<'a> {
-    std::iter::once(upstream_wire)
-        .chain(REGISTRY.iter().copied())
-        .find_map(|wire| wire.recognise(method, path))
-        .unwrap_or(Exchange {
-            wire: upstream_wire,
-            operation: Operation::Other,
-            model_in_path: None,
-            stream_in_path: None,
-        })
+    let mut wires = std::iter::once(upstream_wire).chain(REGISTRY.iter().copied());
+    upstream_wire
+        .recognise_own(method, path)
+        .or_else(|| wires.find_map(|wire| wire.recognise(method, path)))
+        .unwrap_or_else(|| unread(upstream_wire, method))
+}
+
+/// A part of a path as text; as it is where that would be none.
+fn percent_decoded(part: &str) -> Cow<'_, str> {
+    percent_decode_str(part).decode_utf8().unwrap_or(Cow::Borrowed(part))
+}
+
+/// An exchange that nobody reads. Reading and deleting what is stored costs nothing.
+fn unread(wire: &'static dyn Wire, method: &Method) -> Exchange<'static> {
+    let is_free = [Method::GET, Method::HEAD, Method::DELETE, Method::OPTIONS].contains(method);
+    if is_free { Exchange::free(wire, Operation::Other) } else { Exchange::new(wire, Operation::Other) }
 }
 
 /// Where a wire's clients put their credential.
@@ -72,6 +161,21 @@ pub trait Wire: Sync + Debug {
     /// The exchange that `method` and `path` are, if this wire knows them.
     fn recognise<'a>(&self, method: &Method, path: &'a str) -> Option<Exchange<'a>>;
 
+    /// The name of the model that stands in a path of this wire.
+    fn model(&self, in_path: &str) -> String {
+        percent_decoded(in_path).into_owned()
+    }
+
+    /// The same as [`Wire::recognise`] for a path so plain that it says something only at an upstream of this wire, such as `/v1/chat`.
+    fn recognise_own<'a>(&self, _method: &Method, _path: &'a str) -> Option<Exchange<'a>> {
+        None
+    }
+
+    /// Whether an answer streams if the request does not say.
+    fn streams_unasked(&self, _operation: Operation) -> bool {
+        false
+    }
+
     /// How an upstream of this wire wants its credential.
     fn credential(&self) -> CredentialHeader;
 
@@ -81,6 +185,11 @@ pub trait Wire: Sync + Debug {
 
     /// Top-level members of a whole JSON answer that [`Observer::unit`] needs; the rest is skipped unread.
     fn members(&self) -> &'static [&'static str];
+
+    /// Whether a chat's client may ask for usage with `stream_options`, so that we can ask in its place.
+    fn takes_stream_options(&self) -> bool {
+        false
+    }
 
     /// A reader of one answer. `provider` settles what servers of one wire do differently.
     fn observer(&self, operation: Operation, provider: &str) -> Box<dyn Observer>;
@@ -104,6 +213,9 @@ pub struct Countable {
 
 /// Reads one answer as it passes. Never fails: what it cannot read it leaves unknown.
 pub trait Observer: Send {
+    /// The answer's head, before its first unit: some providers count in headers.
+    fn head(&mut self, _headers: &HeaderMap) {}
+
     /// One whole unit: an SSE event's data, a line, an array's element, or a whole JSON body reduced to
     /// [`Wire::members`].
     fn unit(&mut self, data: &[u8]);
@@ -152,4 +264,6 @@ pub struct Reading {
     pub is_error: bool,
     /// Whether the model said that it had finished, even if the terminal event is still to come.
     pub is_finished: bool,
+    /// The work that the answer begins or brings the result of, where it outlives its call.
+    pub job: Option<Job>,
 }

@@ -2,8 +2,12 @@
 
 use std::borrow::Cow;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD_NO_PAD;
+use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderMap, HeaderName};
-use memchr::memmem;
+use memchr::{memchr, memmem};
+use percent_encoding::percent_decode;
 
 use crate::attribution::Refusal;
 use crate::attribution::keys::{self, PREFIX, SECRET_CHARS};
@@ -17,6 +21,8 @@ const OURS: &str = "x-tokenmeter-";
 const CREDENTIAL_HEADERS: [&str; 4] = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
 /// The query parameter where SDKs put their key.
 const CREDENTIAL_PARAMETER: &str = "key";
+/// What a browser's WebSocket puts before a provider's key among its subprotocols, having no other place.
+const CREDENTIAL_SUBPROTOCOLS: [&str; 2] = ["openai-insecure-api-key.", "xai-client-secret."];
 
 /// Most tags of a call; further ones are dropped.
 const TAGS_MAX: usize = 16;
@@ -42,11 +48,12 @@ impl<'a> Believed<'a> {
     }
 }
 
-/// The header's value; `None` where it is said twice and differently.
+/// The header's value; `None` where it is said twice and differently, or is a virtual key in the wrong place: that would
+/// stand in every record.
 fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?;
-    if values.any(|value| value != first) {
+    if values.any(|value| value != first) || carries_virtual_key(first.as_bytes()) {
         return None;
     }
     first.to_str().ok().map(str::trim)
@@ -79,8 +86,13 @@ pub(crate) fn virtual_key<'a>(headers: &'a HeaderMap, query: Option<&'a str>) ->
         .into_iter()
         .flat_map(|query| query.split('&'))
         .filter_map(|pair| presented(pair.strip_prefix(CREDENTIAL_PARAMETER)?.strip_prefix('=')?.as_bytes()));
+    let in_subprotocols = headers
+        .get_all(SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|item| presented(item.rsplit(|byte| *byte == b'.').next()?));
     let mut found = None;
-    for key in in_headers.chain(in_query) {
+    for key in in_headers.chain(in_query).chain(in_subprotocols) {
         if found.is_some_and(|before| before != key) {
             return Err(Refusal::TwoKeys);
         }
@@ -93,6 +105,74 @@ pub(crate) fn virtual_key<'a>(headers: &'a HeaderMap, query: Option<&'a str>) ->
 fn presented(credential: &[u8]) -> Option<&[u8]> {
     let word = credential.trim_ascii_end().rsplit(u8::is_ascii_whitespace).next()?;
     word.starts_with(PREFIX.as_bytes()).then_some(word)
+}
+
+/// Refuses a path that a virtual key stands in: it would go on to the provider, and into its logs.
+pub fn check_path(path: &str) -> Result<(), Refusal> {
+    if carries_virtual_key(path.as_bytes()) { Err(Refusal::MisplacedKey) } else { Ok(()) }
+}
+
+/// Whether the header of that name carries the request's virtual key.
+pub fn carries_key(headers: &HeaderMap, name: &str) -> bool {
+    headers.get_all(name).iter().any(|value| presented(value.as_bytes()).is_some())
+}
+
+/// Whether the query's `key` is the request's virtual key.
+pub fn query_carries_key(query: &str) -> bool {
+    query.split('&').any(|pair| credential_in(pair).is_some_and(|value| presented(value.as_bytes()).is_some()))
+}
+
+/// Takes out every credential that a client can have put into its headers, so that ours stands alone.
+pub fn strip_credentials(headers: &mut HeaderMap) {
+    for name in CREDENTIAL_HEADERS {
+        headers.remove(name);
+    }
+}
+
+/// The query without a `key`; `None` if nothing is left.
+pub fn strip_query_credential(query: &str) -> Option<String> {
+    let kept: Vec<&str> = query.split('&').filter(|pair| credential_in(pair).is_none()).collect();
+    (!kept.is_empty()).then(|| kept.join("&"))
+}
+
+/// The value of a `key` parameter.
+fn credential_in(pair: &str) -> Option<&str> {
+    pair.strip_prefix(CREDENTIAL_PARAMETER)?.strip_prefix('=')
+}
+
+/// The subprotocols that a client's WebSocket offers, in one line.
+pub fn offered_subprotocols(headers: &HeaderMap) -> Option<String> {
+    let lines: Vec<&str> =
+        headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok()).collect();
+    (!lines.is_empty()).then(|| lines.join(", "))
+}
+
+/// The subprotocols that a client offers, without the credentials among them, but with `secret` in the place of its
+/// virtual key. Empty where nothing is left, `None` where no credential is there.
+pub fn swap_in_subprotocols(offered: &str, secret: Option<&str>) -> Option<String> {
+    let is_credential = |item: &str| {
+        subprotocol_key(item).is_some() || CREDENTIAL_SUBPROTOCOLS.iter().any(|prefix| item.starts_with(prefix))
+    };
+    let items = || offered.split(',').map(str::trim);
+    if !items().any(is_credential) {
+        return None;
+    }
+    let swapped = items().filter_map(|item| match (subprotocol_key(item), secret) {
+        (Some((prefix, _)), Some(secret)) => Some(Cow::Owned(format!("{prefix}{secret}"))),
+        _ => (!is_credential(item)).then_some(Cow::Borrowed(item)),
+    });
+    Some(swapped.collect::<Vec<_>>().join(", "))
+}
+
+/// The subprotocol among those offered that carries the virtual key.
+pub fn subprotocol_with_key(offered: &str) -> Option<&str> {
+    offered.split(',').map(str::trim).find(|item| subprotocol_key(item).is_some())
+}
+
+/// A subprotocol's virtual key, and what stands before it.
+fn subprotocol_key(item: &str) -> Option<(&str, &str)> {
+    let start = item.rfind('.').map_or(0, |dot| dot.saturating_add(1));
+    item.split_at_checked(start).filter(|(_, key)| key.starts_with(PREFIX))
 }
 
 /// Takes out what is for us alone: `x-tokenmeter-*`, and every value that carries a virtual key.
@@ -133,11 +213,23 @@ pub fn strip_query(query: &str) -> Option<Cow<'_, str>> {
 
 /// Whether a header's value must not leave: a virtual key however short where credentials are, a whole one anywhere.
 fn is_secret(name: &HeaderName, value: &[u8]) -> bool {
-    (CREDENTIAL_HEADERS.contains(&name.as_str()) && presented(value).is_some()) || carries_virtual_key(value)
+    let is_credential = || presented(value).is_some() || password(value).is_some_and(|text| holds_key(&text));
+    (CREDENTIAL_HEADERS.contains(&name.as_str()) && is_credential()) || carries_virtual_key(value)
 }
 
-/// Whether `text` holds `tm_` and as many characters of a key as a key has.
+/// The user and password in a `Basic` credential, which are readable to whoever gets it.
+fn password(credential: &[u8]) -> Option<Vec<u8>> {
+    let (scheme, encoded) = credential.split_at_checked("basic ".len())?;
+    let encoded = encoded.trim_ascii().split(|byte| *byte == b'=').next()?;
+    scheme.eq_ignore_ascii_case(b"basic ").then(|| BASE64_STANDARD_NO_PAD.decode(encoded).ok())?
+}
+
+/// Whether `text` holds `tm_` and as many characters of a key as a key has, percent-encoded or not.
 fn carries_virtual_key(text: &[u8]) -> bool {
+    holds_key(text) || (memchr(b'%', text).is_some() && holds_key(&percent_decode(text).collect::<Vec<u8>>()))
+}
+
+fn holds_key(text: &[u8]) -> bool {
     memmem::find_iter(text, PREFIX.as_bytes()).any(|at| {
         text.get(at..)
             .and_then(|key| key.get(PREFIX.len()..PREFIX.len() + SECRET_CHARS))

@@ -1,10 +1,12 @@
 use std::borrow::Cow;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use proptest::prelude::*;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::*;
-use crate::attribution::headers::{strip, strip_query};
+use crate::attribution::headers::{check_path, strip, strip_query, subprotocol_with_key, swap_in_subprotocols};
 
 fn secret(letter: char) -> String {
     format!("tm_{}", letter.to_string().repeat(keys::SECRET_CHARS))
@@ -142,6 +144,14 @@ fn a_key_outlives_its_teams_configuration() {
 }
 
 #[test]
+fn a_key_in_the_place_of_a_team_or_an_app_is_not_recorded() {
+    let rules = attribution(|settings| settings.teams.clear());
+    let claims = [("x-tokenmeter-team", secret('a')), ("x-tokenmeter-app", secret('a'))];
+    let claims = claims.each_ref().map(|(name, value)| (*name, value.as_str()));
+    assert_eq!(of(&rules, &claims, None), Ok("unattributed/unattributed/- by none".to_owned()));
+}
+
+#[test]
 fn bad_tags_are_dropped_and_refuse_nothing() {
     let rules = attribution(|_| {});
     let tags = |text: &str| rules.of(&headers(&[("x-tokenmeter-tags", text)]), None).unwrap().tags;
@@ -159,6 +169,7 @@ fn bad_tags_are_dropped_and_refuse_nothing() {
 #[test]
 fn nothing_of_ours_leaves() {
     let (key, cookie) = (secret('a'), format!("a=1; session={}", secret('b')));
+    let basic = format!("Basic {}", BASE64_STANDARD.encode(format!("user:{key}")));
     let mut map = headers(&[
         ("x-tokenmeter-team", "search"),
         ("x-tokenmeter-anything", "1"),
@@ -166,6 +177,7 @@ fn nothing_of_ours_leaves() {
         ("authorization", "Bearer sk-own"),
         ("x-api-key", &key),
         ("cookie", &cookie),
+        ("authorization", &basic),
         ("cookie", "theme=dark"),
         ("user-agent", "atm_client/1.0 tm_x"),
     ]);
@@ -173,6 +185,36 @@ fn nothing_of_ours_leaves() {
     let mut left: Vec<_> = map.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
     left.sort();
     assert_eq!(left, ["authorization: Bearer sk-own", "cookie: theme=dark", "user-agent: atm_client/1.0 tm_x"]);
+}
+
+#[test]
+fn a_key_among_a_browsers_subprotocols_is_found_and_swapped_in_its_place() {
+    let rules = attribution(|_| {});
+    let key = secret('a');
+    let offered = format!("realtime,openai-insecure-api-key.{key}, openai-beta.realtime-v1");
+    let expected = Ok("service/support-bot/- by key".to_owned());
+    assert_eq!(of(&rules, &[("sec-websocket-protocol", &offered)], None), expected);
+    assert_eq!(of(&rules, &[("sec-websocket-protocol", &key), ("x-api-key", &key)], None), expected);
+    let swapped = swap_in_subprotocols(&offered, Some("sk-ours"));
+    assert_eq!(swapped.as_deref(), Some("realtime, openai-insecure-api-key.sk-ours, openai-beta.realtime-v1"));
+    assert_eq!(swap_in_subprotocols(&offered, None).as_deref(), Some("realtime, openai-beta.realtime-v1"));
+    assert_eq!(subprotocol_with_key(&offered), Some(format!("openai-insecure-api-key.{key}").as_str()));
+    // What is there without a key is a credential all the same, and two are one too many.
+    let own = "openai-insecure-api-key.sk-own";
+    assert_eq!(swap_in_subprotocols(own, Some("sk-ours")).as_deref(), Some(""));
+    assert_eq!(swap_in_subprotocols("realtime,tm", Some("sk-ours")), None);
+    assert_eq!(of(&rules, &[("sec-websocket-protocol", own)], None), Ok("unattributed/unattributed/- by none".into()));
+}
+
+#[test]
+fn a_path_with_a_key_goes_nowhere_and_any_other_does() {
+    let key = secret('a');
+    for path in [format!("/v1/{key}"), format!("/{key}/x"), format!("/v1/{}", key.replacen("tm", "%74m", 1))] {
+        assert_eq!(check_path(&path), Err(Refusal::MisplacedKey), "{path}");
+    }
+    for path in ["/v1/files/tm_short", "/v1/atm_list", "/%zz/%74m_", key.trim_start_matches('t')] {
+        assert_eq!(check_path(path), Ok(()), "{path}");
+    }
 }
 
 #[test]

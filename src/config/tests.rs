@@ -7,7 +7,7 @@ use secrecy::ExposeSecret;
 use super::*;
 use crate::operation::Operation;
 use crate::proxy::upstream::{Base, OnClientClose};
-use crate::wires::{Countable, CredentialHeader, Exchange, Observer};
+use crate::wires::{Countable, CredentialHeader, Exchange, Observer, REGISTRY};
 
 const REFERENCE: &str = include_str!("../../config/tokenmeter.toml");
 
@@ -30,6 +30,9 @@ impl Wire for Named {
     }
     fn members(&self) -> &'static [&'static str] {
         &[]
+    }
+    fn takes_stream_options(&self) -> bool {
+        self.0 == "openai"
     }
     fn observer(&self, _: Operation, _: &str) -> Box<dyn Observer> {
         unreachable!()
@@ -58,7 +61,7 @@ const UPSTREAM: &str = "[[upstream]]\nname = \"a\"\nwire = \"openai\"\nbase_url 
 
 #[test]
 fn without_a_file_everything_has_its_default() {
-    let config = read(b"", None, Secrets { env: &env, resolve: true }, WIRES).unwrap();
+    let config = read(b"", None, Secrets { env: &env, resolve: true }, REGISTRY).unwrap();
     assert_eq!(config.proxy.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:8081");
     assert!(config.attribution.trust_headers);
@@ -74,8 +77,8 @@ fn without_a_file_everything_has_its_default() {
         .collect();
     insta::assert_snapshot!(shown.join("\n"), @r#"
     openai openai openai +usage
-    anthropic anthropic anthropic
-    gemini gemini gemini
+    anthropic anthropic anthropic +usage
+    gemini gemini gemini +usage
     mistral openai mistral
     deepseek openai deepseek
     groq openai groq
@@ -83,11 +86,17 @@ fn without_a_file_everything_has_its_default() {
     openrouter openai openrouter
     together openai together
     perplexity openai perplexity
-    cohere openai cohere +usage
+    cohere cohere cohere +usage
     dashscope openai dashscope +usage
     zhipu openai zhipu
     moonshot openai moonshot +usage
-    ollama openai ollama +usage
+    cerebras openai cerebras
+    fireworks openai fireworks +usage
+    huggingface openai huggingface
+    zai openai zai
+    voyage openai voyage +usage
+    vertex vertex vertex +usage
+    ollama ollama ollama +usage
     demo openai demo +usage
     "#);
 }
@@ -139,7 +148,7 @@ sha256 = "abc"
     t.toml:11: `report.timezone` is "Mars/Olympus", which is no time zone known here
         use an IANA name such as "UTC", "Asia/Shanghai" or "America/New_York"
     t.toml:14: `upstream.name` is "v1", with which API paths begin
-        choose another name; reserved: api, model, v1, v1beta
+        choose another name; reserved: api, model, v1, v1beta, v2
     t.toml:15: `upstream.wire` is "opnai"
         known: openai, anthropic, gemini
     t.toml:16: `upstream.base_url` is "ftp://example.com", which does not begin with http:// or https:// and a host

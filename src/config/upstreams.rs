@@ -37,11 +37,17 @@ const BUILT_IN: &[(&str, &str, &str)] = &[
     ("openrouter", "openai", "https://openrouter.ai"),
     ("together", "openai", "https://api.together.xyz"),
     ("perplexity", "openai", "https://api.perplexity.ai"),
-    ("cohere", "openai", "https://api.cohere.com"),
+    ("cohere", "cohere", "https://api.cohere.com"),
     ("dashscope", "openai", "https://dashscope.aliyuncs.com"),
     ("zhipu", "openai", "https://open.bigmodel.cn"),
     ("moonshot", "openai", "https://api.moonshot.cn"),
-    ("ollama", "openai", "http://127.0.0.1:11434"),
+    ("cerebras", "openai", "https://api.cerebras.ai"),
+    ("fireworks", "openai", "https://api.fireworks.ai"),
+    ("huggingface", "openai", "https://router.huggingface.co"),
+    ("zai", "openai", "https://api.z.ai"),
+    ("voyage", "openai", "https://api.voyageai.com"),
+    ("vertex", "vertex", "https://aiplatform.googleapis.com"),
+    ("ollama", "ollama", "http://127.0.0.1:11434"),
     ("demo", "openai", DEMO),
 ];
 
@@ -70,7 +76,10 @@ const PROVIDERS: &[(&str, &str)] = &[
     ("api.moonshot.ai", "moonshot"),
     ("api.cerebras.ai", "cerebras"),
     ("api.fireworks.ai", "fireworks"),
+    ("api.voyageai.com", "voyage"),
     ("router.huggingface.co", "huggingface"),
+    ("api-inference.huggingface.co", "huggingface"),
+    ("api.cloudflare.com", "cloudflare"),
     ("api.githubcopilot.com", "copilot"),
     (".openai.azure.com", "azure"),
     (".services.ai.azure.com", "azure"),
@@ -122,7 +131,7 @@ fn built_in(wires: &[&'static dyn Wire]) -> Vec<Settings> {
             provider: Provider::parse(provider).ok()?,
             base,
             credential: None,
-            adds_stream_usage: adds_stream_usage(wire, provider),
+            adds_stream_usage: adds_stream_usage(provider),
             on_client_close: OnClientClose::default(),
             unmetered: Unmetered::default(),
             proxy_url: None,
@@ -162,13 +171,6 @@ pub(super) fn upstream(
     let named_provider = section.id("provider", Provider::parse);
     let (credential, _) = secrets.read(section, "api_key_env", "api_key_file");
     let asked_usage = section.flag("add_stream_usage");
-    if asked_usage == Some(true) && wire.is_some_and(|wire| !speaks_chat_completions(wire)) {
-        section.problem(
-            "add_stream_usage",
-            "is true on a wire that has no such option",
-            "remove the line: only `openai` wires are asked for the usage of a stream",
-        );
-    }
     let on_client_close = section
         .choice("on_client_close", &[("cancel", OnClientClose::Cancel), ("finish", OnClientClose::Finish)])
         .unwrap_or_default();
@@ -195,7 +197,7 @@ pub(super) fn upstream(
         Some(provider) => provider,
         None => Provider::parse(provider_of(&base).unwrap_or(name.as_str())).ok()?,
     };
-    let adds_stream_usage = asked_usage.unwrap_or_else(|| adds_stream_usage(wire, provider.as_str()));
+    let adds_stream_usage = asked_usage.unwrap_or_else(|| adds_stream_usage(provider.as_str()));
     Some(Settings {
         name,
         wire,
@@ -309,10 +311,8 @@ fn provider_of(base: &Base) -> Option<&'static str> {
     PROVIDERS.iter().find(|(known, _)| matches(known)).map(|(_, provider)| *provider)
 }
 
-fn speaks_chat_completions(wire: &'static dyn Wire) -> bool {
-    matches!(wire.name(), "openai" | "azure")
-}
-
-fn adds_stream_usage(wire: &'static dyn Wire, provider: &str) -> bool {
-    speaks_chat_completions(wire) && !REPORTS_UNASKED.contains(&provider)
+/// Whether a provider is asked for the usage of a chat stream. Any server may have `OpenAI`'s chat completions beside a
+/// dialect of its own; other streams are never touched.
+fn adds_stream_usage(provider: &str) -> bool {
+    !REPORTS_UNASKED.contains(&provider)
 }

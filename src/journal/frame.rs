@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::JournalError;
 use crate::ids::{NodeId, RecordId};
-use crate::record::{Intent, Record};
+use crate::record::{Intent, JobSeen, Record};
 
 /// Bytes in front of a payload.
 pub(super) const HEAD_BYTES: usize = 17;
@@ -151,6 +151,13 @@ pub(super) fn id_of(payload: &[u8]) -> Option<RecordId> {
         .and_then(|id| std::str::from_utf8(id).ok())
         .and_then(RecordId::parse);
     at_front.or_else(|| serde_json::from_slice::<OnlyId>(payload).ok().map(|only| only.id))
+}
+
+/// What a record's payload says of a job.
+pub(super) fn job_of(payload: &[u8]) -> Option<JobSeen> {
+    // Few records have one; reading 10,000 frames at start must not parse them.
+    memchr::memmem::find(payload, br#""job":""#)?;
+    serde_json::from_slice(payload).ok()
 }
 
 /// Serialises into a buffer made by [`begin`].

@@ -10,7 +10,7 @@ use super::frame::{self, Decoded, Kind};
 use super::segment::{self, Header};
 use super::{JournalError, Position};
 use crate::ids::{NodeId, RecordId};
-use crate::record::Intent;
+use crate::record::{Intent, JobSeen};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -21,6 +21,8 @@ pub(super) struct Found {
     pub(super) open: HashMap<RecordId, u64>,
     /// Their intents, in the order of their ids.
     pub(super) open_intents: Vec<Intent>,
+    /// What records say of jobs, each with its node and seq, in the order of the journal.
+    pub(super) jobs_seen: Vec<(NodeId, u64, JobSeen)>,
     /// The node of the newest segment.
     pub(super) node: Option<NodeId>,
     /// The last seq of each node.
@@ -66,6 +68,8 @@ pub(super) fn recover(directory: &Path) -> Result<Found, JournalError> {
                         Kind::Record => {
                             intents.remove(&id);
                             *last_seq = (*last_seq).max(seq);
+                            let job = frame::job_of(payload);
+                            found.jobs_seen.extend(job.map(|job| (header.node.clone(), seq, job)));
                         }
                     }
                     rest = rest.get(bytes..).unwrap_or_default();

@@ -10,6 +10,7 @@ use super::samples::{at, bare_record, full_record, intent, json, open, settings}
 use super::{Durability, Frame, Journal, JournalError, Kind, Limits, Lock, Opened, Position, Reader};
 use crate::ids::NodeId;
 use crate::record::Record;
+use crate::usage::Provenance;
 
 const EVERYTHING: Limits = Limits { frames: usize::MAX, bytes: 1 << 20 };
 
@@ -111,7 +112,7 @@ fn a_journal_goes_on_where_the_process_before_it_died() {
     let mut bytes = fs::read(&half).unwrap();
     bytes.extend_from_slice(&[200, 0, 0, 0, 1, 2, 3]);
     fs::write(&half, bytes).unwrap();
-    let Opened { journal, open_intents } = open(folder.path());
+    let Opened { journal, open_intents, .. } = open(folder.path());
     assert_eq!(open_intents, std::slice::from_ref(&lost));
     let (_, record) = journal.append_record(bare_record(&lost)).unwrap();
     assert_eq!(record.seq, 4);
@@ -185,7 +186,7 @@ fn segments_go_once_applied_but_for_open_intents() {
     assert_eq!(segments(folder.path())[0], of_long);
     drop(journal);
 
-    let Opened { journal, open_intents } = Journal::open(settings.clone()).unwrap();
+    let Opened { journal, open_intents, .. } = Journal::open(settings.clone()).unwrap();
     assert_eq!(open_intents, std::slice::from_ref(&long));
     journal.remove_applied(journal.end()).unwrap();
     assert_eq!(segments(folder.path())[0], of_long);
@@ -201,6 +202,34 @@ fn segments_go_once_applied_but_for_open_intents() {
     let Opened { journal, .. } = Journal::open(super::Settings { node: None, ..settings }).unwrap();
     assert_eq!(journal.node().as_str(), "n1");
     assert_eq!(journal.append_record(bare_record(&intent(0))).unwrap().1.seq, 42);
+}
+
+#[test]
+fn an_intent_that_is_renewed_holds_back_no_segment_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = super::Settings { segment_bytes_max: 4 << 10, ..settings(folder.path()) };
+    let Opened { journal, .. } = Journal::open(settings.clone()).unwrap();
+    let long = intent(7);
+    journal.append_intent(&long).unwrap();
+    fill(&journal, 20);
+    journal.append_intent(&long).unwrap();
+    let renewed = journal.end().segment;
+    assert!(renewed > 2);
+    drop(journal);
+
+    // Also where a process that starts finds both.
+    let Opened { journal, open_intents, .. } = Journal::open(settings).unwrap();
+    assert_eq!(open_intents, std::slice::from_ref(&long));
+    journal.remove_applied(journal.end()).unwrap();
+    assert_eq!(segments(folder.path())[0], renewed);
+    journal.append_record(bare_record(&long)).unwrap();
+    drop(journal);
+    assert!(
+        Journal::open(super::Settings { node: None, ..super::samples::settings(folder.path()) })
+            .unwrap()
+            .open_intents
+            .is_empty()
+    );
 }
 
 #[test]
@@ -290,4 +319,34 @@ fn ten_thousand_frames_open_fast() {
     let begun = Instant::now();
     drop(open(folder.path()));
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn what_records_say_of_jobs_is_found_again_but_for_what_the_ledger_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = open(folder.path()).journal;
+    let append = |second, job: Option<&str>, provenance| {
+        let mut record = full_record(&intent(second));
+        record.job = job.map(str::to_owned);
+        record.provenance = provenance;
+        // What only looks like a job, within the provider's own words, is none.
+        record.usage_raw = Some(serde_json::value::RawValue::from_string(r#"{"job":"other"}"#.to_owned()).unwrap());
+        journal.append_record(record).unwrap().1
+    };
+    let written = [
+        append(0, Some("resp_1"), Provenance::Unknown),
+        append(1, None, Provenance::Reported),
+        append(2, Some("resp_1"), Provenance::Reported),
+        append(3, Some("resp_2"), Provenance::Unknown),
+    ];
+    drop(journal);
+    let seen = |applied: u64| {
+        let seq_floors = [(NodeId::parse("n1").unwrap(), applied)].into();
+        Journal::open(super::Settings { seq_floors, ..settings(folder.path()) }).unwrap().jobs_seen
+    };
+    let expected: Vec<_> = written.iter().filter_map(Record::job_seen).collect();
+    assert_eq!(expected.len(), 3);
+    assert_eq!(seen(0), expected);
+    assert_eq!(seen(1), expected[1..]);
+    assert_eq!(seen(9), []);
 }

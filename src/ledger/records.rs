@@ -15,7 +15,7 @@ const COLUMNS: &str = "node, seq, id, started_at, ended_at, department, team, ap
      input, cache_read, cache_write, output, reasoning, cache_write_1h, audio_input, audio_output, image_input, \
      image_output, units, usage_raw, service_tier, estimate, delivered_output, anomaly, cost_nanousd, \
      cost_input_nanousd, cost_cache_read_nanousd, cost_cache_write_nanousd, cost_output_nanousd, price, \
-     time_to_first_byte_ms, duration_ms";
+     time_to_first_byte_ms, duration_ms, job";
 
 /// Which records. `None` stands for all.
 #[derive(Clone, Debug, Default)]
@@ -165,6 +165,7 @@ pub(super) fn insert(statement: &mut CachedStatement<'_>, record: &Record) -> Re
         record.price,
         integer(record.time_to_first_byte_ms),
         sqlite::integer(record.duration_ms),
+        record.job,
     ])?;
     Ok(changed > 0)
 }
@@ -240,5 +241,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Record> {
         price: row.get(42)?,
         time_to_first_byte_ms: count(43)?,
         duration_ms: sqlite::count(row.get(44)?),
+        job: row.get(45)?,
     })
 }

@@ -17,6 +17,8 @@ use crate::period::{Bucket, Month};
 use crate::record::Record;
 use crate::usage::{Outcome, Provenance};
 
+mod jobs;
+
 const EVER: (Bucket, Bucket) = (Bucket::from_index(0), Bucket::from_index(i64::MAX));
 
 /// A data folder.
@@ -185,7 +187,7 @@ fn a_journal_that_lost_its_end_to_a_power_cut_counts_each_call_once() {
 
     let seq_floors = data.ledger().last_seqs().unwrap();
     let settings = crate::journal::Settings { seq_floors, ..settings(&data.journal_directory()) };
-    let Opened { journal, open_intents } = Journal::open(settings).unwrap();
+    let Opened { journal, open_intents, .. } = Journal::open(settings).unwrap();
     assert_eq!(open_intents.len(), 1);
     append(&journal, Record { outcome: Outcome::Orphaned, ..bare_record(&call) });
     append(&journal, full_record(&intent(9)));

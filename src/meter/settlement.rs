@@ -6,9 +6,11 @@ use crate::ids::NodeId;
 use crate::operation::Operation;
 use crate::record::{CostByKind, Intent, Record};
 use crate::tokenizer;
-use crate::usage::{Anomaly, Estimate, Outcome, Provenance, TokenCounts};
-use crate::wires::{Countable, Observer, Reading, UsageSeen, Wire};
+use crate::usage::{Anomaly, Estimate, Outcome, Provenance, TokenCounts, Units};
+use crate::wires::{Consumption, Countable, Observer, Reading, Wire};
 
+use super::jobs::{JobKey, Jobs, Mark};
+use super::verdict::{self, Counted, Ended, Verdict};
 use super::{Ending, HeldPrompt, Moment, milliseconds};
 
 /// What is known of a call while it is open.
@@ -16,6 +18,9 @@ pub(super) struct Draft {
     pub(super) began: Moment,
     pub(super) intent: Intent,
     pub(super) wire: &'static dyn Wire,
+    pub(super) consumption: Consumption,
+    /// The object that the path names, where it is one that is fetched.
+    pub(super) object: Option<String>,
     /// Whether the upstream may have received anything of it.
     pub(super) was_sent: bool,
     pub(super) status: Option<u16>,
@@ -24,15 +29,25 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    pub(super) fn new(began: Moment, intent: Intent, wire: &'static dyn Wire) -> Self {
-        Self { began, intent, wire, was_sent: false, status: None, first_byte: None, prompt: HeldPrompt::default() }
+    pub(super) fn new(began: Moment, intent: Intent, wire: &'static dyn Wire, consumption: Consumption) -> Self {
+        Self {
+            began,
+            intent,
+            wire,
+            consumption,
+            object: None,
+            was_sent: false,
+            status: None,
+            first_byte: None,
+            prompt: HeldPrompt::default(),
+        }
     }
 }
 
 /// What remains to be done for a call that is over.
 pub(super) enum Settlement {
-    /// The record is ready.
-    Record(Box<Record>),
+    /// The record is ready, and what was marked for it.
+    Record(Box<Record>, Option<Mark>),
     /// Something must be counted first.
     Count(Box<CountJob>),
 }
@@ -43,11 +58,16 @@ pub(super) struct CountJob {
     wire: &'static dyn Wire,
     prompt: HeldPrompt,
     observer: Option<Box<dyn Observer>>,
+    body_bytes: u64,
 }
 
-/// Decides by what the answer said how its call is recorded.
-pub(super) fn settle(draft: Draft, outcome: Outcome, ending: Ending, ended: Moment) -> Settlement {
+/// An answer that is longer and of which no text was found was too long to be read, not empty.
+const READABLE_BYTES: u64 = 256 << 10;
+
+/// Decides by what the answer said, and by which jobs are open, how its call is recorded.
+pub(super) fn settle(draft: Draft, outcome: Outcome, ending: Ending, ended: Moment, jobs: &Jobs) -> Settlement {
     let reading = ending.observer.as_ref().map_or_else(Reading::default, |observer| observer.reading());
+    let is_whole = ending.is_whole || outcome == Outcome::Completed;
     let outcome = match outcome {
         Outcome::Completed if draft.status.is_some_and(|status| status >= 400) => Outcome::UpstreamError,
         Outcome::Completed if reading.is_error => Outcome::UpstreamCut,
@@ -58,55 +78,61 @@ pub(super) fn settle(draft: Draft, outcome: Outcome, ending: Ending, ended: Mome
         | Outcome::Orphaned => outcome,
     };
     let is_unreadable = ending.is_unreadable;
-    let (verdict, tokens) = judge(&draft, outcome, &reading);
+    let verdict = verdict::judge(&draft, &reading, Ended { outcome, is_whole, is_unreadable });
+    let job = verdict::job_id(verdict, &draft, &reading);
+    let key = job.clone().map(|id| JobKey { provider: draft.intent.provider.clone(), id });
+    let (provenance, mark) = weigh(verdict, key, jobs);
+    // What is not counted with this record is counted with another, or with none.
+    let (tokens, units) = match provenance {
+        Some(Provenance::None | Provenance::Unknown) => (TokenCounts::default(), Units::new()),
+        Some(Provenance::Reported | Provenance::Partial | Provenance::Estimated) | None => {
+            (reading.tokens, reading.units)
+        }
+    };
     let model = reading.model.clone().or_else(|| draft.intent.model_requested.clone());
     let mut record = record_of(draft.intent, ended);
     record.model = model;
     record.status = draft.status;
     record.outcome = outcome;
     record.tokens = tokens;
-    record.units = reading.units;
+    record.units = units;
     record.usage_raw = reading.usage_raw;
+    record.job = job;
     record.service_tier = reading.service_tier;
     record.anomaly = reading.anomaly.or(is_unreadable.then_some(Anomaly::Unreadable));
     record.time_to_first_byte_ms = draft.first_byte.map(milliseconds);
     record.duration_ms = milliseconds(ended.instant.saturating_duration_since(draft.began.instant));
-    match verdict {
-        Verdict::Known(provenance) => {
-            record.provenance = provenance;
-            Settlement::Record(Box::new(record))
-        }
-        Verdict::Count => {
-            let job = CountJob { record, wire: draft.wire, prompt: draft.prompt, observer: ending.observer };
-            Settlement::Count(Box::new(job))
-        }
+    let Some(provenance) = provenance else {
+        let (observer, body_bytes) = (ending.observer, ending.body_bytes);
+        let job = CountJob { record, wire: draft.wire, prompt: draft.prompt, observer, body_bytes };
+        return Settlement::Count(Box::new(job));
+    };
+    record.provenance = provenance;
+    if provenance == Provenance::Unknown {
+        record.units.extend(ending.units);
     }
+    Settlement::Record(Box::new(record), mark)
 }
 
-enum Verdict {
-    Known(Provenance),
-    Count,
-}
-
-fn judge(draft: &Draft, outcome: Outcome, reading: &Reading) -> (Verdict, TokenCounts) {
-    let tokens = reading.tokens;
-    let is_whole = reading.usage == UsageSeen::Final
-        || (reading.usage == UsageSeen::Interim
-            && tokens.output.is_some()
-            && (outcome == Outcome::Completed || reading.is_finished));
-    if is_whole {
-        return (Verdict::Known(Provenance::Reported), tokens);
-    }
-    let failed = draft.status.is_some_and(|status| status >= 400);
-    if !draft.intent.is_consumption || !draft.was_sent || (failed && reading.usage == UsageSeen::Nothing) {
-        return (Verdict::Known(Provenance::None), TokenCounts::default());
-    }
-    // Without a head nobody can say whether the provider worked on it before the connection broke.
-    let was_cut_unseen = draft.status.is_none() && outcome != Outcome::ClientClosed;
-    if !is_countable(draft.intent.operation) || was_cut_unseen {
-        return (Verdict::Known(Provenance::Unknown), tokens);
-    }
-    (Verdict::Count, tokens)
+/// The provenance that a verdict comes to with the jobs that are known, and what was marked of them; `None`: tokens
+/// must be counted first.
+fn weigh(verdict: Verdict, job: Option<JobKey>, jobs: &Jobs) -> (Option<Provenance>, Option<Mark>) {
+    let if_due = |mark: Option<Mark>| (if mark.is_some() { Provenance::Reported } else { Provenance::None }, mark);
+    let unread = |is_due| (if is_due { Provenance::Unknown } else { Provenance::None }, None);
+    let (provenance, mark) = match (verdict, job) {
+        (Verdict::Count, _) => return (None, None),
+        (Verdict::Known(provenance), _) => (provenance, None),
+        (Verdict::Begins, job) => (Provenance::Unknown, job.and_then(|job| jobs.begin(job))),
+        (Verdict::Ends, job) => (Provenance::Reported, job.and_then(|job| jobs.count_once(job))),
+        (Verdict::Stored { is_read: true }, Some(job)) => if_due(jobs.count_open(job)),
+        (Verdict::Result { is_read: true }, Some(job)) => if_due(jobs.count_once(job)),
+        (Verdict::Stored { is_read: false }, Some(job)) => unread(jobs.is_open(&job)),
+        (Verdict::Result { is_read: false }, Some(job)) => unread(!jobs.is_counted(&job)),
+        (Verdict::Stored { .. }, None) => (Provenance::None, None),
+        // Nobody can say whether it was counted before.
+        (Verdict::Result { .. }, None) => (Provenance::Unknown, None),
+    };
+    (Some(provenance), mark)
 }
 
 impl CountJob {
@@ -114,6 +140,9 @@ impl CountJob {
     pub(super) fn count(self) -> Record {
         let body = self.prompt.slices.as_ref().map(|slices| slices.concat());
         let prompt = body.and_then(|body| self.wire.prompt(self.record.operation, &body));
+        if verdict::counted_here(self.record.operation) == Counted::Characters {
+            return self.count_characters(prompt.as_ref());
+        }
         let prompt = prompt.unwrap_or_else(|| by_length(self.prompt.bytes));
         let delivered = self.observer.as_ref().map(|observer| observer.delivered()).unwrap_or_default();
         self.fill_in(&prompt, &delivered)
@@ -121,14 +150,34 @@ impl CountJob {
 
     /// The same by lengths alone: what is left when the counting queue is full.
     pub(super) fn count_by_length(self) -> Record {
+        if verdict::counted_here(self.record.operation) == Counted::Characters {
+            return self.count_characters(None);
+        }
         let prompt = by_length(self.prompt.bytes);
         let delivered = self.observer.as_ref().map(|observer| observer.delivered()).unwrap_or_default();
         let delivered = by_length(length_of(delivered.text.as_bytes()).saturating_add(delivered.bytes_beyond));
         self.fill_in(&prompt, &delivered)
     }
 
-    fn fill_in(self, prompt: &Countable, delivered: &Countable) -> Record {
+    /// Speech is billed by the characters of its text; of a text that was not held nobody can say how many it had.
+    fn count_characters(self, prompt: Option<&Countable>) -> Record {
         let Self { mut record, observer, .. } = self;
+        let counted = prompt.filter(|prompt| !prompt.text.is_empty() && prompt.bytes_beyond == 0);
+        record.provenance = match counted {
+            _ if observer.is_some_and(|it| it.reading().is_error) => Provenance::None,
+            _ if !record.tokens.is_empty() => Provenance::Partial,
+            Some(prompt) => {
+                let characters = u64::try_from(prompt.text.chars().count()).unwrap_or(u64::MAX);
+                record.units.insert("characters".to_owned(), characters);
+                Provenance::Estimated
+            }
+            None => Provenance::Unknown,
+        };
+        record
+    }
+
+    fn fill_in(self, prompt: &Countable, delivered: &Countable) -> Record {
+        let Self { mut record, observer, body_bytes, .. } = self;
         let is_partial = !record.tokens.is_empty();
         if !is_partial && *delivered == Countable::default() && observer.is_some_and(|it| it.reading().is_error) {
             // An error under a status of 200, before anything was generated.
@@ -137,6 +186,14 @@ impl CountJob {
         }
         let prompt = record.tokens.input.is_none().then_some(prompt);
         let has_output = record.operation != Operation::Embeddings;
+        let is_unread = record.anomaly == Some(Anomaly::Unreadable) || body_bytes > READABLE_BYTES;
+        let length = by_length(body_bytes);
+        let delivered = if is_unread && has_output && *delivered == Countable::default() {
+            record.anomaly = record.anomaly.or(Some(Anomaly::Unreadable));
+            &length
+        } else {
+            delivered
+        };
         let delivered = (has_output && record.tokens.output.is_none()).then_some(delivered);
         let known = record.tokens.total();
         let model = record.model.as_deref().unwrap_or_default();
@@ -160,7 +217,7 @@ fn length_of(bytes: &[u8]) -> u64 {
 
 /// The record of a call whose process died: its prompt by the length of its body, its end when it was found.
 pub(super) fn orphan(intent: Intent, found: Moment) -> Record {
-    let body = intent.body_bytes.filter(|_| is_countable(intent.operation)).map(by_length);
+    let body = intent.body_bytes.filter(|_| verdict::counted_here(intent.operation) == Counted::Tokens).map(by_length);
     let (began, is_consumption) = (intent.started_at, intent.is_consumption);
     let mut record = record_of(intent, found);
     record.outcome = Outcome::Orphaned;
@@ -176,18 +233,6 @@ pub(super) fn orphan(intent: Intent, found: Moment) -> Record {
         record.provenance = Provenance::Estimated;
     }
     record
-}
-
-/// Whether an operation's tokens can be counted locally.
-fn is_countable(operation: Operation) -> bool {
-    match operation {
-        Operation::Chat
-        | Operation::TextCompletion
-        | Operation::Responses
-        | Operation::Embeddings
-        | Operation::GenerateContent => true,
-        Operation::CountTokens | Operation::Other => false,
-    }
 }
 
 /// A record of `intent` that knows nothing of the answer yet. Node and seq are the journal's to set.
@@ -215,8 +260,9 @@ fn record_of(intent: Intent, ended: Moment) -> Record {
         outcome: Outcome::Completed,
         provenance: Provenance::Unknown,
         tokens: TokenCounts::default(),
-        units: std::collections::BTreeMap::default(),
+        units: Units::new(),
         usage_raw: None,
+        job: None,
         service_tier: None,
         estimate: None::<Estimate>,
         delivered_output: None,

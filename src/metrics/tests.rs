@@ -37,6 +37,7 @@ fn record() -> Record {
         },
         units: Units::new(),
         usage_raw: None,
+        job: None,
         service_tier: None,
         estimate: None,
         delivered_output: None,

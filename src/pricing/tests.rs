@@ -54,6 +54,21 @@ fn a_long_call_pays_the_higher_tier_for_all_its_tokens() {
 }
 
 #[test]
+fn many_calls_together_have_a_price_where_their_sizes_do_not_matter() {
+    let of = |provider, model, input| {
+        let (now, tokens) = (at("2026-11-22T12:00:00Z"), tokens(input, 0, 0, 1_000));
+        PriceBook::bundled()
+            .cost_of_sum(provider, model, now, &tokens, Some("batch"))
+            .map(|priced| priced.total.as_i64())
+    };
+    // gpt-4o-mini: 0.15 and 0.6 dollars a million, half of it in a batch.
+    assert_eq!(of("openai", "gpt-4o-mini", 1_000_000), Some(75_300_000));
+    // claude-sonnet-4-5: a sum beyond 200,000 tokens is of long calls or of many short ones.
+    assert_eq!(of("anthropic", "claude-sonnet-4-5", 200_000), Some(307_500_000));
+    assert_eq!(of("anthropic", "claude-sonnet-4-5", 200_001), None);
+}
+
+#[test]
 fn a_tier_is_found_whatever_was_asked_before() {
     let book = PriceBook::bundled();
     let mut asked = vec![1, 262_144, 199_999, 131_072, 200_001, 250_000, 200_000, 150_000, 1_000_000, 16_385];
@@ -154,6 +169,17 @@ fn our_names_of_providers_find_their_prices() {
     for (_, theirs) in catalog::ALIASES {
         assert!(Calculator::bundled().providers().any(|provider| provider.id() == *theirs), "{theirs}");
     }
+}
+
+#[test]
+fn what_a_provider_says_it_bills_is_what_is_paid_for() {
+    // 2.5 and 10 dollars a million.
+    let processed = TokenCounts { input: Some(58), cache_read: Some(448), output: Some(4), ..TokenCounts::default() };
+    let units = [("billed_input_tokens", 11), ("billed_output_tokens", 3), ("searches", 1)];
+    let units = units.map(|(name, count)| (name.to_owned(), count)).into();
+    let priced = cost("cohere", "command-a-03-2025", &billed(&processed, &units)).unwrap();
+    assert_eq!(kinds(&priced), [Some(27_500), None, None, Some(30_000)]);
+    assert_eq!(billed(&processed, &Units::new()), processed);
 }
 
 #[test]

@@ -14,15 +14,16 @@ use hyper_util::client::legacy::{Error as ClientError, ResponseFuture};
 
 use super::background::Background;
 use super::body::{Kept, Progress, UpstreamBody};
+use super::connect::BoxError;
 use super::reply::{self, Refused, ReplyBody};
 use super::upstream::Upstream;
-use super::watch::{Reader, Watch};
+use super::watch::{Look, Passed, Reader, Watch};
 use crate::framing::Framer;
 use crate::ids::Provider;
 use crate::meter::{Ending, OpenCall};
 use crate::operation::Operation;
-use crate::usage::Outcome;
-use crate::wires::Wire;
+use crate::usage::{Outcome, Units};
+use crate::wires::{Consumption, Wire};
 
 /// How an answer will be read, and what happens to it if its client leaves.
 #[derive(Clone)]
@@ -30,24 +31,44 @@ pub(crate) struct ReadingPlan {
     pub(crate) wire: &'static dyn Wire,
     pub(crate) operation: Operation,
     pub(crate) provider: Provider,
-    pub(crate) is_consumption: bool,
+    pub(crate) consumption: Consumption,
     /// `None`: the upstream is cancelled.
     pub(crate) background: Option<Arc<Background>>,
 }
 
 impl ReadingPlan {
-    /// The watch over `response`.
-    pub(crate) fn watch(&self, response: &Response<Incoming>, mut call: OpenCall) -> Watch {
+    /// The watch over `response`, whose request is `kept`.
+    pub(crate) fn watch(&self, response: &Response<Incoming>, mut call: OpenCall, kept: &Kept) -> Watch {
         call.answered(response.status().as_u16());
-        let is_read = self.is_consumption && self.operation != Operation::Other;
-        let reader = is_read.then(|| {
-            let header = |name| response.headers().get(name).map(HeaderValue::as_bytes);
-            Reader {
-                framer: Framer::new(header(CONTENT_TYPE), header(CONTENT_ENCODING), self.wire.members()),
-                observer: self.wire.observer(self.operation, self.provider.as_str()),
-            }
-        });
-        Watch::new(call, reader)
+        let look = if self.consumption == Consumption::None {
+            Look::Away
+        } else if self.is_unread() {
+            Look::Count(Passed::new(kept.clone()))
+        } else {
+            Look::Read(self.reader(response))
+        };
+        Watch::new(call, look)
+    }
+
+    fn reader(&self, response: &Response<Incoming>) -> Reader {
+        let header = |name| response.headers().get(name).map(HeaderValue::as_bytes);
+        // A batch's results are lines, whatever they are called.
+        let content_type =
+            if self.operation == Operation::Batch { Some(&b"application/jsonl"[..]) } else { header(CONTENT_TYPE) };
+        let mut observer = self.wire.observer(self.operation, self.provider.as_str());
+        observer.head(response.headers());
+        Reader { framer: Framer::new(content_type, header(CONTENT_ENCODING), self.wire.members()), observer }
+    }
+
+    /// Whether it costs something and nobody reads it: then bytes are counted.
+    fn is_unread(&self) -> bool {
+        self.consumption != Consumption::None && matches!(self.operation, Operation::Other | Operation::Realtime)
+    }
+
+    /// How a call ends that has no answer.
+    fn ending(&self, kept: &Kept) -> Ending {
+        let units = if self.is_unread() { Passed::new(kept.clone()).units() } else { Units::default() };
+        Ending { units, ..Ending::default() }
     }
 }
 
@@ -55,12 +76,14 @@ impl ReadingPlan {
 pub(crate) struct Answer {
     pub(crate) response: Response<Incoming>,
     pub(crate) call: OpenCall,
+    /// Its request.
+    pub(crate) kept: Kept,
 }
 
 impl Answer {
     /// The upstream broke off before it was known what to do with its answer.
     pub(crate) fn cut_off(self) -> Failed {
-        Failed { failure: Failure::CutOff, call: Some(self.call) }
+        Failed { failure: Failure::CutOff, call: Some(self.call), ending: Ending::default() }
     }
 }
 
@@ -89,9 +112,9 @@ pub(crate) async fn ask(
         call
     });
     match (answer, call) {
-        (Ok(response), Some(call)) => Ok(Answer { response, call }),
-        (Ok(_), None) => Err(Failed { failure: Failure::Silent, call: None }),
-        (Err(failure), call) => Err(Failed { failure, call }),
+        (Ok(response), Some(call)) => Ok(Answer { response, call, kept: asking.kept.clone() }),
+        (Ok(_), None) => Err(Failed { failure: Failure::Silent, call: None, ending: Ending::default() }),
+        (Err(failure), call) => Err(Failed { failure, call, ending: reading.ending(&asking.kept) }),
     }
 }
 
@@ -131,24 +154,26 @@ impl Drop for Asking<'_> {
         call.sent();
         match &self.reading.background {
             Some(background) => {
-                let reading = self.reading.clone();
-                Arc::clone(background).finish_answer(answer, call, move |response, call| reading.watch(response, call));
+                let unanswered = self.reading.ending(&self.kept);
+                let (reading, kept) = (self.reading.clone(), self.kept.clone());
+                let watch = move |response: &Response<Incoming>, call| reading.watch(response, call, &kept);
+                Arc::clone(background).finish_answer(answer, call, unanswered, watch);
             }
             None => {
-                call.close(Outcome::ClientClosed, Ending::default());
+                call.close(Outcome::ClientClosed, self.reading.ending(&self.kept));
             }
         }
     }
 }
 
 /// Why no answer came.
-enum Failure {
+pub(crate) enum Failure {
     /// No connection: nothing was sent.
-    Connect(ClientError),
+    Connect(BoxError),
     /// The client's own body did not come to its end.
     ClientBody(Refused),
     /// The connection broke before the answer's head.
-    Broken(ClientError),
+    Broken(BoxError),
     /// The connection broke, or fell silent, within an answer that the client has seen nothing of.
     CutOff,
     /// The head timeout passed.
@@ -159,8 +184,8 @@ impl Failure {
     fn of(error: ClientError, kept: &Kept) -> Self {
         match kept.error() {
             Some(reason) => Self::ClientBody(reason),
-            None if error.is_connect() => Self::Connect(error),
-            None => Self::Broken(error),
+            None if error.is_connect() => Self::Connect(error.into()),
+            None => Self::Broken(error.into()),
         }
     }
 
@@ -177,17 +202,22 @@ impl Failure {
 pub(crate) struct Failed {
     failure: Failure,
     call: Option<OpenCall>,
+    ending: Ending,
 }
 
 impl Failed {
+    pub(crate) fn new(failure: Failure, call: OpenCall) -> Self {
+        Self { failure, call: Some(call), ending: Ending::default() }
+    }
+
     /// Closes the call and tells the client.
     pub(crate) fn reply(self, upstream: &Upstream, wire: &dyn Wire) -> Response<ReplyBody> {
-        let Self { failure, call } = self;
+        let Self { failure, call, ending } = self;
         let name = &upstream.settings.name;
         let record = call.as_ref().and_then(OpenCall::id);
         let (status, code, message, outcome) = match &failure {
             Failure::Connect(error) => {
-                tracing::warn!(upstream = %name, error = error as &dyn std::error::Error, "no connection to an upstream");
+                tracing::warn!(upstream = %name, error = &**error as &dyn std::error::Error, "no connection to an upstream");
                 let message = format!("tokenmeter has no connection to upstream `{name}`");
                 (StatusCode::BAD_GATEWAY, "upstream_unreachable", message, Outcome::UpstreamError)
             }
@@ -196,7 +226,7 @@ impl Failed {
                 (reason.status(), reason.as_str(), message, Outcome::ClientClosed)
             }
             Failure::Broken(error) => {
-                tracing::warn!(upstream = %name, error = error as &dyn std::error::Error, "an upstream broke off");
+                tracing::warn!(upstream = %name, error = &**error as &dyn std::error::Error, "an upstream broke off");
                 let message = format!("upstream `{name}` broke the connection before it answered");
                 (StatusCode::BAD_GATEWAY, "upstream_cut", message, Outcome::UpstreamCut)
             }
@@ -212,7 +242,7 @@ impl Failed {
             }
         };
         if let Some(call) = call {
-            call.close(outcome, Ending::default());
+            call.close(outcome, ending);
         }
         reply::failed(wire, status, code, &message, record)
     }

@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use super::watch::Watch;
-use crate::meter::OpenCall;
+use crate::meter::{Ending, OpenCall};
 use crate::usage::Outcome;
 
 /// Where abandoned answers are finished.
@@ -51,24 +51,31 @@ impl Background {
         }
     }
 
-    /// Waits for an answer's head, then reads it; `watch` makes its reader from the head.
+    /// Waits for an answer's head, then reads it; `watch` makes its reader from the head. `unanswered` is what is known
+    /// where none comes.
     pub(crate) fn finish_answer(
         self: Arc<Self>,
         answer: ResponseFuture,
         call: OpenCall,
+        unanswered: Ending,
         watch: impl FnOnce(&Response<Incoming>, OpenCall) -> Watch + Send + 'static,
     ) {
         let Some(permit) = self.permit() else {
-            call.close(Outcome::ClientClosed, crate::meter::Ending::default());
+            call.close(Outcome::ClientClosed, unanswered);
             return;
         };
         let this = Arc::clone(&self);
         let finishing = async move {
             let finishing = async {
-                // Without an answer nobody can say what the call cost: dropped, it is counted as far as it can be.
-                if let Ok(response) = answer.await {
-                    let watch = watch(&response, call);
-                    this.read_to_end(response.into_body(), watch).await;
+                match answer.await {
+                    Ok(response) => {
+                        let watch = watch(&response, call);
+                        this.read_to_end(response.into_body(), watch).await;
+                    }
+                    // Nobody can say what the call cost: it is counted as far as it can be.
+                    Err(_) => {
+                        call.close(Outcome::ClientClosed, unanswered);
+                    }
                 }
             };
             drop(tokio::time::timeout(this.timeout, finishing).await);
@@ -84,7 +91,15 @@ impl Background {
     /// Reads for `watch` until the end, the terminal event, or too much. Dropped on the way, what was read is known.
     async fn read_to_end(&self, mut body: Incoming, mut watch: Watch) {
         let mut bytes = 0_u64;
-        while let Some(Ok(frame)) = body.frame().await {
+        loop {
+            let frame = match body.frame().await {
+                Some(Ok(frame)) => frame,
+                Some(Err(_)) => break,
+                None => {
+                    watch.has_ended();
+                    break;
+                }
+            };
             let Some(data) = frame.data_ref() else { continue };
             bytes = bytes.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
             if watch.read(data) || bytes > self.bytes_max {

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -15,6 +16,7 @@ use super::idle::Idle;
 use super::reply::Refused;
 use crate::attribution;
 use crate::framing::json_members::Members;
+use crate::framing::multipart::Fields;
 use crate::meter::HeldPrompt;
 use crate::wires::openai::{REQUEST_MEMBERS, ask_for_usage};
 
@@ -54,18 +56,50 @@ pub(crate) struct Bounds {
     pub(crate) idle_timeout: Duration,
 }
 
+/// What of a form of parts is wanted.
+const FORM_FIELDS: &[&str] = &["model", "stream"];
+
+/// How a request's body says its model and stream flag.
+#[derive(Debug)]
+pub(crate) enum Shape {
+    /// As members of a JSON object.
+    Json,
+    /// As fields of a form, beside a file.
+    Form(Box<Fields>),
+    /// In a way that nobody looks into: a file, or compressed.
+    Opaque,
+}
+
+impl Shape {
+    /// What the request's headers say.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        // Clients that set no content type send JSON all the same.
+        let content_type = headers.get(CONTENT_TYPE).map_or(&b"application/json"[..], |value| value.as_bytes());
+        if headers.contains_key(CONTENT_ENCODING) || content_type.starts_with(b"application/octet-stream") {
+            return Self::Opaque;
+        }
+        match Fields::of(content_type, FORM_FIELDS) {
+            Some(fields) => Self::Form(Box::new(fields)),
+            None if content_type.starts_with(b"multipart/") => Self::Opaque,
+            None => Self::Json,
+        }
+    }
+}
+
 /// The head of a request body that has been looked into, and the rest that has not been read.
 pub(crate) struct View {
     /// The model asked for.
     pub(crate) model: Option<String>,
-    /// The `stream` flag.
-    pub(crate) is_stream: bool,
+    /// The `stream` flag, where there is one.
+    pub(crate) stream: Option<bool>,
     members: Members,
+    /// In place of the members, where it is a form.
+    form: Option<Box<Fields>>,
     held: Vec<Bytes>,
     held_bytes: usize,
     rest: Option<Incoming>,
-    /// Whether anybody looks into it.
-    is_seen: bool,
+    /// Whether its prompt can be counted.
+    is_prompt: bool,
     bounds: Bounds,
 }
 
@@ -75,25 +109,34 @@ impl View {
         let rest = (!body.is_end_stream()).then_some(body);
         Self {
             model: None,
-            is_stream: false,
+            stream: None,
             members: Members::new(REQUEST_MEMBERS),
+            form: None,
             held: Vec::new(),
             held_bytes: 0,
             rest,
-            is_seen: false,
+            is_prompt: false,
             bounds,
         }
     }
 
     /// Reads `body` until its model and stream flag are known, or it ends, or as much is held as may be.
-    pub(crate) async fn of(body: Incoming, bounds: Bounds) -> Result<Self, RequestError> {
-        let mut view = Self { is_seen: true, ..Self::unseen(body, bounds) };
+    pub(crate) async fn of(body: Incoming, shape: Shape, bounds: Bounds) -> Result<Self, RequestError> {
+        let (form, is_prompt) = match shape {
+            Shape::Json => (None, true),
+            Shape::Form(form) => (Some(form), false),
+            Shape::Opaque => return Ok(Self::unseen(body, bounds)),
+        };
+        let mut view = Self { form, is_prompt, ..Self::unseen(body, bounds) };
         while let Some(rest) = &mut view.rest {
             let frame = tokio::time::timeout(bounds.idle_timeout, rest.frame()).await;
             match frame.map_err(|_| RequestError::Idle(bounds.idle_timeout))? {
                 Some(frame) => {
                     let Ok(data) = frame?.into_data() else { continue };
-                    view.members.feed(&data);
+                    match &mut view.form {
+                        Some(form) => form.feed(&data),
+                        None => view.members.feed(&data),
+                    }
                     view.held_bytes = view.held_bytes.saturating_add(data.len());
                     view.held.push(data);
                 }
@@ -106,14 +149,25 @@ impl View {
                 break;
             }
         }
-        view.model = view.member("model");
-        view.is_stream = view.member("stream").unwrap_or(false);
+        if let Some(form) = &view.form {
+            let text = |name| form.value(name).and_then(|value| std::str::from_utf8(value).ok());
+            view.stream = text("stream").map(|value| value.eq_ignore_ascii_case("true"));
+            view.model = text("model").map(str::to_owned);
+        } else {
+            view.model = view.member("model");
+            view.stream = view.member("stream");
+        }
         Ok(view)
     }
 
     /// Whether nothing that decides how the call is metered can still come. A body into which something is to be put is
     /// read to its end.
     fn has_seen_enough(&self) -> bool {
+        if let Some(form) = &self.form {
+            // Behind a file nothing is waited for that clients send before it, if at all.
+            let is_known = form.value("model").is_some() && (form.value("stream").is_some() || form.has_seen_file());
+            return is_known || form.is_over();
+        }
         if self.members.is_closed() {
             return ask_for_usage(&self.members).is_none();
         }
@@ -159,14 +213,21 @@ impl View {
 
     /// The body as it goes to the upstream, and the prompt as it is held for counting.
     pub(crate) fn into_parts(self) -> (UpstreamBody, Kept) {
-        let Some(rest) = self.rest else { return whole(self.held.clone(), self.held) };
+        let Some(rest) = self.rest else {
+            let (body, kept) = whole(self.held.clone(), self.held);
+            if !self.is_prompt {
+                kept.tee().prompt.slices = None;
+            }
+            return (body, kept);
+        };
         let bytes = length(self.held_bytes);
-        let is_kept = self.is_seen && bytes < length(self.bounds.view_bytes_max);
+        let is_kept = self.is_prompt && bytes < length(self.bounds.view_bytes_max);
         let held = self.held.clone().into();
         let prompt = HeldPrompt { slices: is_kept.then_some(self.held), bytes };
         let kept = Kept(Arc::new(Mutex::new(Tee {
             prompt,
             bytes_max: length(self.bounds.view_bytes_max),
+            passed_bytes: 0,
             progress: Progress::Waiting,
             error: None,
         })));
@@ -186,7 +247,8 @@ pub(crate) fn whole(slices: Vec<Bytes>, prompt: Vec<Bytes>) -> (UpstreamBody, Ke
     // An empty body is never asked for: whether its head has left cannot be told, so it counts as sent.
     let progress = if slices.is_empty() { Progress::Ended } else { Progress::Waiting };
     let prompt = HeldPrompt { slices: Some(prompt), bytes };
-    let kept = Kept(Arc::new(Mutex::new(Tee { prompt, bytes_max: u64::MAX, progress, error: None })));
+    let tee = Tee { prompt, bytes_max: u64::MAX, passed_bytes: 0, progress, error: None };
+    let kept = Kept(Arc::new(Mutex::new(tee)));
     (UpstreamBody { held: slices.into(), rest: None, kept: kept.clone() }, kept)
 }
 
@@ -209,6 +271,8 @@ pub(crate) struct Kept(Arc<Mutex<Tee>>);
 struct Tee {
     prompt: HeldPrompt,
     bytes_max: u64,
+    /// Bytes that have gone to the upstream.
+    passed_bytes: u64,
     progress: Progress,
     /// Why the client's body did not come to its end.
     error: Option<Refused>,
@@ -242,6 +306,11 @@ impl Kept {
     /// How far the body has gone.
     pub(crate) fn progress(&self) -> Progress {
         self.tee().progress
+    }
+
+    /// Bytes of the body that have gone to the upstream.
+    pub(crate) fn passed_bytes(&self) -> u64 {
+        self.tee().passed_bytes
     }
 
     /// Why the client's body did not come to its end.
@@ -316,7 +385,12 @@ impl Body for UpstreamBody {
             (None, None) => None,
         };
         let is_over = frame.is_none() || (matches!(frame, Some(Ok(_))) && this.is_over());
-        this.kept.tee().progress = if is_over { Progress::Ended } else { Progress::Passing };
+        let bytes =
+            frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).map_or(0, |data| length(data.len()));
+        let mut tee = this.kept.tee();
+        tee.passed_bytes = tee.passed_bytes.saturating_add(bytes);
+        tee.progress = if is_over { Progress::Ended } else { Progress::Passing };
+        drop(tee);
         Poll::Ready(frame)
     }
 

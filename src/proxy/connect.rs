@@ -29,7 +29,7 @@ use tower_service::Service;
 
 use super::demo::Demo;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Dialing = Pin<Box<dyn Future<Output = Result<Stream, BoxError>> + Send>>;
 
 /// Why an upstream cannot be set up.

@@ -4,47 +4,50 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Extensions, Method, Request, Response, StatusCode, Uri, Version};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::{Extensions, Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
-use secrecy::{ExposeSecret as _, SecretString};
 
 use super::asking::{self, Answer, ReadingPlan};
 use super::background::Background;
-use super::body::{self, Bounds, Kept, RequestError, UpstreamBody, View};
+use super::body::{self, Bounds, Kept, RequestError, Shape, UpstreamBody, View};
+use super::listen::Seat;
+use super::outgoing::Outgoing;
 use super::reply::{self, Refused, ReplyBody};
 use super::tap::{self, Tap};
-use super::upstream::{Base, OnClientClose, Unmetered, Upstream};
-use super::{Proxy, headers};
+use super::upstream::{OnClientClose, Unmetered, Upstream};
+use super::{Proxy, headers, tunnel};
 use crate::attribution::{self, Attributed};
 use crate::ids::RecordId;
 use crate::meter::{Ending, Moment, OpenCall};
 use crate::operation::Operation;
 use crate::record::Intent;
 use crate::usage::Outcome;
-use crate::wires::{self, Exchange, Wire};
+use crate::wires::{self, Consumption, Exchange, Wire};
 
 /// Largest error answer that is looked into for the name of an option that the upstream does not take.
 const ERROR_BYTES_MAX: usize = 64 << 10;
 
-/// Answers one request.
-pub(crate) async fn call(proxy: Arc<Proxy>, request: Request<Incoming>) -> Response<ReplyBody> {
+/// Answers one request that came on the connection of `seat`.
+pub(crate) async fn call(proxy: Arc<Proxy>, seat: Seat, request: Request<Incoming>) -> Response<ReplyBody> {
     let began = Moment::now();
-    match admit(&proxy, &request) {
+    let answered = match admit(&proxy, &request) {
+        Ok(admitted) if admitted.is_websocket => Box::pin(tunnel::open(&proxy, seat, began, admitted, request)).await,
         Ok(admitted) => match prepare(&proxy, began, admitted, request).await {
-            Ok(prepared) => exchange(&proxy, prepared).await,
-            Err(refusal) => refuse(&proxy, &refusal),
+            Ok(prepared) => Ok(exchange(&proxy, prepared).await),
+            Err(refusal) => Err(refusal),
         },
-        Err(refusal) => refuse(&proxy, &refusal),
-    }
+        Err(refusal) => Err(refusal),
+    };
+    answered.unwrap_or_else(|refusal| refuse(&proxy, &refusal))
 }
 
-struct Refusal {
-    wire: &'static dyn Wire,
-    reason: Refused,
-    message: String,
+/// A call that is not made.
+pub(crate) struct Refusal {
+    pub(crate) wire: &'static dyn Wire,
+    pub(crate) reason: Refused,
+    pub(crate) message: String,
 }
 
 fn refuse(proxy: &Proxy, refusal: &Refusal) -> Response<ReplyBody> {
@@ -53,14 +56,51 @@ fn refuse(proxy: &Proxy, refusal: &Refusal) -> Response<ReplyBody> {
 }
 
 /// Where a request goes and who pays for it.
-struct Admitted {
-    upstream: Arc<Upstream>,
-    wire: &'static dyn Wire,
-    operation: Operation,
-    model_in_path: Option<String>,
-    stream_in_path: Option<bool>,
-    path_start: usize,
-    attributed: Attributed,
+pub(crate) struct Admitted {
+    pub(crate) upstream: Arc<Upstream>,
+    pub(crate) wire: &'static dyn Wire,
+    pub(crate) operation: Operation,
+    pub(crate) model_in_path: Option<String>,
+    pub(crate) stream_in_path: Option<bool>,
+    /// The stored object or result that is fetched, where the path names it.
+    pub(crate) object: Option<String>,
+    pub(crate) consumption: Consumption,
+    /// Where in the request's path the provider's begins.
+    pub(crate) path_start: usize,
+    pub(crate) attributed: Attributed,
+    pub(crate) is_websocket: bool,
+}
+
+impl Admitted {
+    /// What goes into the journal before the upstream is asked.
+    pub(crate) fn intent(
+        self,
+        began: Moment,
+        model_requested: Option<String>,
+        stream: bool,
+        body_bytes: Option<u64>,
+    ) -> Intent {
+        let Attributed { department, team, app, key, attributed_by, tags } = self.attributed;
+        let settings = &self.upstream.settings;
+        Intent {
+            id: RecordId::new(began.at),
+            started_at: began.at,
+            department,
+            team,
+            app,
+            key,
+            attributed_by,
+            tags,
+            upstream: settings.name.clone(),
+            wire: self.wire.name().to_owned(),
+            provider: settings.provider.clone(),
+            operation: self.operation,
+            model_requested,
+            stream,
+            body_bytes,
+            is_consumption: self.consumption == Consumption::Now,
+        }
+    }
 }
 
 /// Routes a request and finds out who pays, without touching its body.
@@ -74,13 +114,16 @@ fn admit(proxy: &Proxy, request: &Request<Incoming>) -> Result<Admitted, Refusal
         return Err(Refusal { wire: proxy.default_wire, reason: Refused::UnknownRoute, message });
     };
     let rest = path.get(path_start..).filter(|rest| !rest.is_empty()).unwrap_or("/");
-    let Exchange { wire, operation, model_in_path, stream_in_path } =
-        wires::recognise(upstream.settings.wire, request.method(), rest);
-    let attributed = proxy.attribution.of(request.headers(), request.uri().query()).map_err(|refusal| Refusal {
-        wire,
-        reason: Refused::Attribution(refusal),
-        message: refusal.to_string(),
-    })?;
+    let mut exchange = wires::recognise(upstream.settings.wire, request.method(), rest);
+    let is_websocket = tunnel::is_asked(request);
+    if is_websocket {
+        // Whatever its path: it says what it wants only once it is open.
+        (exchange.operation, exchange.consumption) = (Operation::Realtime, Consumption::Now);
+    }
+    let Exchange { wire, operation, stream_in_path, object_in_path, consumption, .. } = exchange;
+    let attributed = attribution::headers::check_path(path)
+        .and_then(|()| proxy.attribution.of(request.headers(), request.uri().query()))
+        .map_err(|refusal| Refusal { wire, reason: Refused::Attribution(refusal), message: refusal.to_string() })?;
     if attributed.key.is_some() && upstream.settings.credential.is_none() {
         let message = format!(
             "upstream `{0}` has no credential of its own to stand in for a virtual key; configure `api_key_env` for `{0}`, or send the provider's own key",
@@ -88,9 +131,9 @@ fn admit(proxy: &Proxy, request: &Request<Incoming>) -> Result<Admitted, Refusal
         );
         return Err(Refusal { wire, reason: Refused::NoCredential, message });
     }
-    if operation == Operation::Other
+    if matches!(operation, Operation::Other | Operation::Realtime)
         && upstream.settings.unmetered == Unmetered::Refuse
-        && is_consumption(request.method(), operation)
+        && consumption == Consumption::Now
     {
         let message =
             format!("`{rest}` cannot be metered, and upstream `{}` refuses what cannot", upstream.settings.name);
@@ -100,20 +143,16 @@ fn admit(proxy: &Proxy, request: &Request<Incoming>) -> Result<Admitted, Refusal
         upstream: Arc::clone(upstream),
         wire,
         operation,
-        model_in_path: model_in_path.map(str::to_owned),
+        model_in_path: exchange.model(),
         stream_in_path,
+        object: object_in_path
+            .filter(|_| matches!(consumption, Consumption::Stored | Consumption::Result))
+            .map(str::to_owned),
+        consumption,
         path_start,
         attributed,
+        is_websocket,
     })
-}
-
-/// Whether an exchange can cost tokens: reading and deleting what is stored does not, nor does counting.
-fn is_consumption(method: &Method, operation: Operation) -> bool {
-    operation != Operation::CountTokens
-        && *method != Method::GET
-        && *method != Method::HEAD
-        && *method != Method::DELETE
-        && *method != Method::OPTIONS
 }
 
 /// A request that is ready to go, and its call.
@@ -121,6 +160,7 @@ struct Prepared {
     upstream: Arc<Upstream>,
     wire: &'static dyn Wire,
     operation: Operation,
+    consumption: Consumption,
     call: OpenCall,
     intent: Intent,
     outgoing: Outgoing,
@@ -130,24 +170,6 @@ struct Prepared {
     unspliced: Option<(Outgoing, Vec<Bytes>)>,
 }
 
-/// The head of the upstream's request.
-#[derive(Clone)]
-struct Outgoing {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-}
-
-impl Outgoing {
-    fn with(self, body: UpstreamBody) -> Request<UpstreamBody> {
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
-        *request.headers_mut() = self.headers;
-        request
-    }
-}
-
 /// Looks into the body as far as needed, makes the upstream's request, and puts the intent into the journal.
 async fn prepare(
     proxy: &Arc<Proxy>,
@@ -155,7 +177,8 @@ async fn prepare(
     admitted: Admitted,
     request: Request<Incoming>,
 ) -> Result<Prepared, Refusal> {
-    let Admitted { upstream, wire, operation, model_in_path, stream_in_path, path_start, attributed } = admitted;
+    let Admitted { wire, operation, consumption, .. } = admitted;
+    let upstream = Arc::clone(&admitted.upstream);
     let refusal = |reason, message: String| Refusal { wire, reason, message };
     let (head, body) = request.into_parts();
     let bounds = Bounds {
@@ -167,64 +190,29 @@ async fn prepare(
         return Err(refusal(Refused::BodyTooLarge, RequestError::TooLarge(bounds.bytes_max).to_string()));
     }
     let waited = Instant::now();
-    let view = if operation != Operation::Other && is_json(&head.headers) {
-        View::of(body, bounds).await.map_err(|error| refusal(Refused::Body, error.to_string()))?
-    } else {
-        View::unseen(body, bounds)
-    };
+    let shape = if operation == Operation::Other { Shape::Opaque } else { Shape::of(&head.headers) };
+    let view = View::of(body, shape, bounds).await.map_err(|error| refusal(Refused::Body, error.to_string()))?;
     let waited = waited.elapsed();
 
-    let mut headers = head.headers;
-    headers::leave_connection(&mut headers);
-    attribution::headers::strip(&mut headers);
-    let query = head.uri.query().and_then(attribution::headers::strip_query);
-    if attributed.key.is_some() {
-        let style = upstream.settings.wire.credential();
-        let secret = upstream.settings.credential.as_ref().map(SecretString::expose_secret).unwrap_or_default();
-        let value = headers::secret_value(style.prefix, secret)
-            .ok_or_else(|| refusal(Refused::NoCredential, "the upstream's credential is not a header value".into()))?;
-        headers.insert(style.name, value);
-    }
-    let path = head.uri.path().get(path_start..).filter(|rest| !rest.is_empty()).unwrap_or("/");
-    let uri = upstream_uri(&upstream.settings.base, path, query.as_deref())
-        .ok_or_else(|| refusal(Refused::UnknownRoute, "the path does not make a URL of the upstream".into()))?;
-    if let Some(authority) = uri.authority()
-        && let Ok(host) = HeaderValue::from_str(authority.as_str())
-    {
-        headers.insert(HOST, host);
-    }
-
-    let is_stream = stream_in_path.unwrap_or(view.is_stream);
-    let model = model_in_path.or_else(|| view.model.clone());
+    let outgoing = Outgoing::new(head, &admitted, false)?;
+    let is_stream = admitted.stream_in_path.or(view.stream).unwrap_or_else(|| wire.streams_unasked(operation));
+    let model = admitted.model_in_path.clone().or_else(|| view.model.clone());
     let spliced = (operation == Operation::Chat
-        && wire.name() == "openai"
-        && view.is_stream
+        && wire.takes_stream_options()
+        && view.stream == Some(true)
+        && !outgoing.is_signed()
         && upstream.adds_stream_usage(model.as_deref(), began.instant))
     .then(|| view.with_stream_usage())
     .flatten();
 
-    let intent = Intent {
-        id: RecordId::new(began.at),
-        started_at: began.at,
-        department: attributed.department,
-        team: attributed.team,
-        app: attributed.app,
-        key: attributed.key,
-        attributed_by: attributed.attributed_by,
-        tags: attributed.tags,
-        upstream: upstream.settings.name.clone(),
-        wire: wire.name().to_owned(),
-        provider: upstream.settings.provider.clone(),
-        operation,
-        model_requested: model,
-        stream: is_stream,
-        body_bytes: view.length(),
-        is_consumption: is_consumption(&head.method, operation),
-    };
-    let call = open(proxy, began, &intent, wire).await?;
+    let object = admitted.object.clone();
+    let intent = admitted.intent(began, model, is_stream, view.length());
+    let mut call = open(proxy, began, &intent, wire, consumption).await?;
+    if let Some(object) = object {
+        call.fetches(object);
+    }
     proxy.metrics.overhead_seconds(began.instant.elapsed().saturating_sub(waited).as_secs_f64());
 
-    let outgoing = Outgoing { method: head.method, uri, headers };
     let (outgoing, body, kept, unspliced) = if let Some(spliced) = spliced {
         let unspliced = view.into_slices();
         let (body, kept) = body::whole(vec![spliced], unspliced.clone());
@@ -237,22 +225,23 @@ async fn prepare(
         let (body, kept) = view.into_parts();
         (outgoing, body, kept, None)
     };
-    Ok(Prepared { upstream, wire, operation, call, intent, outgoing, body, kept, unspliced })
+    Ok(Prepared { upstream, wire, operation, consumption, call, intent, outgoing, body, kept, unspliced })
 }
 
 /// Puts the intent into the journal; what cannot be recorded is refused before it costs money.
-async fn open(
+pub(crate) async fn open(
     proxy: &Arc<Proxy>,
     began: Moment,
     intent: &Intent,
     wire: &'static dyn Wire,
+    consumption: Consumption,
 ) -> Result<OpenCall, Refusal> {
     let refusal = || Refusal {
         wire,
         reason: Refused::Journal,
         message: "the call cannot be recorded at the moment, so it is not made; try again soon".into(),
     };
-    let (call, appended) = proxy.meter.open(began, intent.clone(), wire).map_err(|error| {
+    let (call, appended) = proxy.meter.open(began, intent.clone(), wire, consumption).map_err(|error| {
         tracing::error!(error = &error as &dyn std::error::Error, "journal cannot record, refusing calls");
         refusal()
     })?;
@@ -268,13 +257,15 @@ async fn open(
 
 /// Asks the upstream; once more without `stream_options` where that is what it does not take.
 async fn exchange(proxy: &Arc<Proxy>, prepared: Prepared) -> Response<ReplyBody> {
-    let Prepared { upstream, wire, operation, call, intent, outgoing, body, kept, unspliced } = prepared;
+    let Prepared { upstream, wire, operation, consumption, call, intent, outgoing, body, kept, unspliced } = prepared;
+    // A list or a file that nobody waits for any more; a POST may begin something.
+    let is_worth_finishing = consumption != Consumption::None || outgoing.method != Method::GET;
     let reading = ReadingPlan {
         wire,
         operation,
         provider: intent.provider.clone(),
-        is_consumption: intent.is_consumption,
-        background: background_for(proxy, &upstream, intent.stream),
+        consumption,
+        background: background_for(proxy, &upstream, intent.stream).filter(|_| is_worth_finishing),
     };
     let is_spliced = unspliced.is_some();
     let mut answer = match asking::ask(&upstream, outgoing.with(body), call, kept, &reading).await {
@@ -295,7 +286,7 @@ async fn exchange(proxy: &Arc<Proxy>, prepared: Prepared) -> Response<ReplyBody>
     answer.call.close(Outcome::UpstreamError, Ending::default());
     let began = Moment::now();
     let intent = Intent { id: RecordId::new(began.at), started_at: began.at, ..intent };
-    let call = match open(proxy, began, &intent, wire).await {
+    let call = match open(proxy, began, &intent, wire, consumption).await {
         Ok(call) => call,
         Err(refusal) => return refuse(proxy, &refusal),
     };
@@ -342,7 +333,7 @@ fn names_stream_options(error: &[u8]) -> bool {
 }
 
 /// Passes an answer on: its head now, its body as it comes.
-async fn pass(
+pub(crate) async fn pass(
     proxy: &Proxy,
     upstream: &Upstream,
     answer: Answer,
@@ -350,7 +341,7 @@ async fn pass(
     reading: &ReadingPlan,
     is_spliced: bool,
 ) -> Response<ReplyBody> {
-    let Answer { response, mut call } = answer;
+    let Answer { response, mut call, kept } = answer;
     let is_event_stream = response
         .headers()
         .get(CONTENT_TYPE)
@@ -367,9 +358,9 @@ async fn pass(
     if is_event_stream {
         // A request too large to be looked into did not tell.
         call.streams();
-        background = background_for(proxy, upstream, true);
+        background = background_for(proxy, upstream, true).filter(|_| reading.consumption != Consumption::None);
     }
-    let watch = reading.watch(&response, call);
+    let watch = reading.watch(&response, call, &kept);
     let (mut parts, body) = response.into_parts();
     headers::leave_upstream(&mut parts.headers);
     if strips_usage {
@@ -395,31 +386,4 @@ async fn pass(
     let mut response = Response::from_parts(parts, ReplyBody::Tap(Box::new(tap)));
     reply::tell_record(&mut response, record);
     response
-}
-
-/// The URL of `path` and `query` behind `base`, by plain concatenation: a path is never normalised.
-fn upstream_uri(base: &Base, path: &str, query: Option<&str>) -> Option<Uri> {
-    let (scheme, authority, base_path) = match base {
-        Base::Url { scheme, authority, path } => (scheme.clone(), authority.clone(), path.as_str()),
-        Base::Demo => (Scheme::HTTP, Authority::from_static("demo"), ""),
-    };
-    let mut target = String::with_capacity(base_path.len() + path.len() + query.map_or(0, |query| query.len() + 1));
-    target.push_str(base_path);
-    target.push_str(path);
-    if let Some(query) = query {
-        target.push('?');
-        target.push_str(query);
-    }
-    let target = PathAndQuery::from_maybe_shared(target).ok()?;
-    Uri::builder().scheme(scheme).authority(authority).path_and_query(target).build().ok()
-}
-
-/// Whether a request's body is one that says its model and stream flag.
-fn is_json(headers: &HeaderMap) -> bool {
-    // Clients that set no content type send JSON all the same.
-    !headers.contains_key(CONTENT_ENCODING)
-        && headers.get(CONTENT_TYPE).is_none_or(|value| {
-            let value = value.as_bytes();
-            !value.starts_with(b"multipart/") && !value.starts_with(b"application/octet-stream")
-        })
 }

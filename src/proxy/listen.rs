@@ -34,6 +34,9 @@ const UNACKNOWLEDGED_MAX: Duration = Duration::from_mins(2);
 /// Pause after an accept that failed for want of file descriptors, so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// A place among the connections that may be open; a tunnel keeps that of the connection that it came from.
+pub(crate) type Seat = Arc<OwnedSemaphorePermit>;
+
 /// A bound proxy that takes no connections yet.
 #[derive(Debug)]
 pub struct Listening {
@@ -71,7 +74,7 @@ impl Listening {
             };
             match (accepted, permit) {
                 (Ok((stream, _)), Ok(permit)) => {
-                    proxy.tasks.spawn(connection(Arc::clone(&proxy), stream, draining.clone(), permit));
+                    proxy.tasks.spawn(connection(Arc::clone(&proxy), stream, draining.clone(), Arc::new(permit)));
                 }
                 (Err(error), _) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept a connection");
@@ -90,12 +93,7 @@ impl Listening {
 }
 
 /// Serves one connection until it ends, or until it is told to drain and has.
-async fn connection(
-    proxy: Arc<Proxy>,
-    stream: TcpStream,
-    mut draining: watch::Receiver<bool>,
-    permit: OwnedSemaphorePermit,
-) {
+async fn connection(proxy: Arc<Proxy>, stream: TcpStream, mut draining: watch::Receiver<bool>, seat: Seat) {
     let is_tuned = stream.set_nodelay(true).and_then(|()| {
         // A client that is gone without a word is noticed while we send, not after the kernel's quarter of an hour.
         socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))
@@ -105,15 +103,15 @@ async fn connection(
     }
     let has_begun = Arc::new(AtomicBool::new(false));
     let service = {
-        let (proxy, has_begun) = (Arc::clone(&proxy), Arc::clone(&has_begun));
+        let (proxy, has_begun, seat) = (Arc::clone(&proxy), Arc::clone(&has_begun), Arc::clone(&seat));
         service_fn(move |request| {
             has_begun.store(true, Ordering::Relaxed);
-            let proxy = Arc::clone(&proxy);
-            async move { Ok::<_, Infallible>(forward::call(proxy, request).await) }
+            let (proxy, seat) = (Arc::clone(&proxy), Arc::clone(&seat));
+            async move { Ok::<_, Infallible>(forward::call(proxy, seat, request).await) }
         })
     };
     let builder = builder(&proxy.settings);
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut serving = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     // hyper-util waits for ever for the bytes that tell HTTP/1 from HTTP/2, and HTTP/2 for a first request.
     let mut first_request = pin!(tokio::time::sleep(proxy.settings.header_read_timeout));
     let mut is_first_awaited = true;
@@ -136,7 +134,7 @@ async fn connection(
     if let Err(error) = ended {
         tracing::debug!(error = &*error, "a connection broke off");
     }
-    drop(permit);
+    drop(seat);
 }
 
 fn builder(settings: &super::Settings) -> auto::Builder<TokioExecutor> {

@@ -6,7 +6,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use http::Method;
+
 use super::upstream::Upstream;
+use crate::wires::Wire as _;
+use crate::wires::gemini::Gemini;
 
 /// The known upstreams, by name and by the shape of a path.
 #[derive(Debug)]
@@ -20,16 +24,20 @@ pub(crate) struct Routes {
 const SHAPES: &[(&str, &str)] = &[
     ("/v1/messages", "anthropic"),
     ("/v1/complete", "anthropic"),
-    ("/v1beta/models/", "gemini"),
     ("/v1beta/", "gemini"),
     ("/model/", "bedrock"),
     ("/api/chat", "ollama"),
     ("/api/generate", "ollama"),
+    ("/api/embed", "ollama"),
+    ("/api/embeddings", "ollama"),
+    ("/v2/chat", "cohere"),
+    ("/v2/embed", "cohere"),
+    ("/v2/rerank", "cohere"),
     ("/v1/", "openai"),
 ];
 
 /// First path segments that mean an API and so cannot be an upstream's name.
-pub const RESERVED_NAMES: &[&str] = &["api", "model", "v1", "v1beta"];
+pub const RESERVED_NAMES: &[&str] = &["api", "model", "v1", "v1beta", "v2"];
 
 impl Routes {
     pub(crate) fn new(upstreams: Vec<Arc<Upstream>>) -> Self {
@@ -44,8 +52,8 @@ impl Routes {
         if let Some(upstream) = self.by_name.get(name) {
             return Some((upstream, name.len().saturating_add(1)));
         }
-        let (_, wire) = SHAPES.iter().find(|(prefix, _)| has_shape(path, prefix))?;
-        let upstream = self.all.iter().find(|one| one.settings.wire.name() == *wire)?;
+        let wire = wire_of_shape(path)?;
+        let upstream = self.all.iter().find(|one| one.settings.wire.name() == wire)?;
         Some((upstream, 0))
     }
 
@@ -53,6 +61,15 @@ impl Routes {
     pub(crate) fn names(&self) -> String {
         self.all.iter().map(|one| one.settings.name.as_str()).collect::<Vec<_>>().join(", ")
     }
+}
+
+/// The wire that the shape of `path` tells. Google's client asks at `/v1/models/NAME:verb`, beside `OpenAI`'s
+/// `/v1/models/NAME`.
+fn wire_of_shape(path: &str) -> Option<&'static str> {
+    if path.starts_with("/v1/models/") && Gemini.recognise(&Method::POST, path).is_some() {
+        return Some(Gemini.name());
+    }
+    SHAPES.iter().find(|(prefix, _)| has_shape(path, prefix)).map(|(_, wire)| *wire)
 }
 
 /// Whether `path` is `prefix` or lies below it.
@@ -63,7 +80,22 @@ fn has_shape(path: &str, prefix: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::has_shape;
+    use super::{has_shape, wire_of_shape};
+
+    #[test]
+    fn models_of_gemini_and_of_openai_are_told_apart_by_the_verb() {
+        assert_eq!(wire_of_shape("/v1/models/gemini-2.5-flash:generateContent"), Some("gemini"));
+        assert_eq!(wire_of_shape("/v1/models/ft:gpt-4o-mini:acme::abc"), Some("openai"));
+        assert_eq!(wire_of_shape("/v1/models"), Some("openai"));
+    }
+
+    #[test]
+    fn no_upstream_has_the_name_that_a_shape_begins_with() {
+        for (shape, _) in super::SHAPES {
+            let first = shape.split('/').nth(1).unwrap();
+            assert!(super::RESERVED_NAMES.contains(&first), "{shape}");
+        }
+    }
 
     #[test]
     fn a_shape_ends_at_a_segment() {

@@ -7,16 +7,27 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::Request;
+use http::{Request, Uri};
+use hyper::rt::{Read, Write};
 use hyper_util::client::legacy::{Client, ResponseFuture};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use secrecy::SecretString;
+use tower_service::Service as _;
 
 use super::body::UpstreamBody;
-use super::connect::{ConnectError, Connector, Dialer, Tls};
+use super::connect::{BoxError, ConnectError, Connector, Dialer, Tls};
 use super::demo::Demo;
 use crate::ids::{Provider, UpstreamName};
 use crate::wires::Wire;
+
+/// What is read of an HTTP/1 answer at once: what a client that does not read makes us hold, a few times. An answer's
+/// head may be as long.
+const HTTP1_BUFFER_BYTES: usize = 64 << 10;
+
+/// What an upstream may send of one HTTP/2 answer before its client has read any of it, and of all on a connection: as
+/// much as 128 clients that do not read leave room for, so that the other calls go on.
+const HTTP2_STREAM_WINDOW_BYTES: u32 = 256 << 10;
+const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 
 /// One configured endpoint. `config` fills it.
 #[derive(Clone, Debug)]
@@ -115,6 +126,8 @@ pub(crate) struct Upstream {
     pub(crate) settings: Settings,
     clients: Vec<Client<Connector, UpstreamBody>>,
     turn: AtomicUsize,
+    /// For connections of their own, over HTTP/1.1 whatever the others speak.
+    tunnels: Connector,
     no_stream_usage: Mutex<HashMap<Option<String>, Instant>>,
 }
 
@@ -126,6 +139,8 @@ impl Upstream {
             (Base::Url { .. }, Some(url)) => Dialer::tunnel(url, settings.connect_timeout)?,
             (Base::Url { .. }, None) => Dialer::direct(settings.connect_timeout),
         };
+        let http1 = tls.config(settings.ca_file.as_deref(), false)?;
+        let tunnels = Connector::new(dialer.clone(), http1, settings.connect_timeout);
         let tls = tls.config(settings.ca_file.as_deref(), is_http2)?;
         let connections = if is_http2 { HTTP2_CONNECTIONS } else { 1 };
         let clients = (0..connections)
@@ -137,11 +152,14 @@ impl Upstream {
                     .pool_idle_timeout(IDLE_CONNECTION_TIMEOUT)
                     .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
                     .http2_only(is_http2)
+                    .http1_max_buf_size(HTTP1_BUFFER_BYTES)
+                    .http2_initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
+                    .http2_initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
                     .set_host(false)
                     .build(connector)
             })
             .collect();
-        Ok(Self { settings, clients, turn: AtomicUsize::new(0), no_stream_usage: Mutex::default() })
+        Ok(Self { settings, clients, turn: AtomicUsize::new(0), tunnels, no_stream_usage: Mutex::default() })
     }
 
     /// Sends `request`. A pooled connection that turns out to be closed before anything was written to it is replaced;
@@ -151,6 +169,13 @@ impl Upstream {
         let client = self.clients.get(turn % self.clients.len().max(1)).or(self.clients.first());
         #[expect(clippy::expect_used, reason = "`new` makes at least one client")]
         client.expect("an upstream has a client").request(request)
+    }
+
+    /// A connection that nobody else uses, to where `uri` says.
+    pub(crate) async fn connect(&self, uri: Uri) -> Result<impl Read + Write + Send + Unpin + use<>, BoxError> {
+        let mut connector = self.tunnels.clone();
+        std::future::poll_fn(|context| connector.poll_ready(context)).await?;
+        connector.call(uri).await
     }
 
     /// Whether usage is to be asked for in `model`'s streams.

@@ -1,15 +1,27 @@
 //! Watch: a call, and the reader of its answer's copy.
 
+use super::body::Kept;
 use crate::framing::Framer;
 use crate::journal::Appended;
 use crate::meter::{Ending, OpenCall};
-use crate::usage::Outcome;
+use crate::usage::{Outcome, Units};
 use crate::wires::Observer;
 
 /// A call and the reader of its answer. Dropped before it is closed, its client has left: what was read is known.
 pub(crate) struct Watch {
     call: Option<OpenCall>,
-    reader: Option<Reader>,
+    look: Look,
+    has_ended: bool,
+}
+
+/// What is looked at of an answer.
+pub(crate) enum Look {
+    /// What it says.
+    Read(Reader),
+    /// How much it is: nobody reads it, and it may cost.
+    Count(Passed),
+    /// Nothing: it costs nothing.
+    Away,
 }
 
 /// Reads an answer's copy.
@@ -18,9 +30,33 @@ pub(crate) struct Reader {
     pub(crate) observer: Box<dyn Observer>,
 }
 
+/// Counts the bytes that pass of an exchange.
+pub(crate) struct Passed {
+    kept: Kept,
+    response_bytes: u64,
+}
+
+impl Passed {
+    pub(crate) fn new(kept: Kept) -> Self {
+        Self { kept, response_bytes: 0 }
+    }
+
+    /// What has passed, as a record says it.
+    pub(crate) fn units(&self) -> Units {
+        units_of(self.kept.passed_bytes(), self.response_bytes)
+    }
+}
+
+/// Bytes of both directions: all that is known of an exchange that nobody reads.
+pub(crate) fn units_of(request_bytes: u64, response_bytes: u64) -> Units {
+    [("request_bytes", request_bytes), ("response_bytes", response_bytes)]
+        .map(|(name, bytes)| (name.to_owned(), bytes))
+        .into()
+}
+
 impl Watch {
-    pub(crate) fn new(call: OpenCall, reader: Option<Reader>) -> Self {
-        Self { call: Some(call), reader }
+    pub(crate) fn new(call: OpenCall, look: Look) -> Self {
+        Self { call: Some(call), look, has_ended: false }
     }
 
     /// Reads `chunk`; true when it held the answer's terminal event.
@@ -28,9 +64,23 @@ impl Watch {
         if let Some(call) = &mut self.call {
             call.first_byte();
         }
-        let Some(Reader { framer, observer }) = &mut self.reader else { return false };
-        framer.feed(chunk, &mut |unit| observer.unit(unit));
-        observer.is_terminal()
+        match &mut self.look {
+            Look::Read(Reader { framer, observer }) => {
+                framer.feed(chunk, &mut |unit| show(&mut **observer, unit));
+                observer.is_terminal()
+            }
+            Look::Count(passed) => {
+                let bytes = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
+                passed.response_bytes = passed.response_bytes.saturating_add(bytes);
+                false
+            }
+            Look::Away => false,
+        }
+    }
+
+    /// Notes that the whole answer was read, although its client had left.
+    pub(crate) fn has_ended(&mut self) {
+        self.has_ended = true;
     }
 
     /// Closes the call.
@@ -40,14 +90,25 @@ impl Watch {
 
     fn settle(&mut self, outcome: Outcome) -> Option<Appended> {
         let call = self.call.take()?;
-        let ending = match self.reader.take() {
-            None => Ending::default(),
-            Some(Reader { mut framer, mut observer }) => {
-                framer.end(&mut |unit| observer.unit(unit));
-                Ending { observer: Some(observer), is_unreadable: framer.unreadable() }
+        let is_whole = self.has_ended;
+        let ending = match std::mem::replace(&mut self.look, Look::Away) {
+            Look::Read(Reader { mut framer, mut observer }) => {
+                framer.end(&mut |unit| show(&mut *observer, unit));
+                let (is_unreadable, body_bytes) = (framer.unreadable(), framer.bytes());
+                Ending { observer: Some(observer), is_whole, is_unreadable, body_bytes, ..Ending::default() }
             }
+            Look::Count(passed) => Ending { units: passed.units(), ..Ending::default() },
+            Look::Away => Ending::default(),
         };
         call.close(outcome, ending)
+    }
+}
+
+/// Shows `unit` to `observer`. What stands behind the end is passed on but is no part of the answer, in whichever chunk
+/// it comes, and be it half an event.
+fn show(observer: &mut dyn Observer, unit: &[u8]) {
+    if !observer.is_terminal() {
+        observer.unit(unit);
     }
 }
 

@@ -8,7 +8,7 @@ use super::csv::harmless;
 use crate::record::Record;
 
 /// Columns of the CSV: the JSON names, dotted. Members that are maps or the provider's own stay JSON in one cell.
-const COLUMNS: [&str; 48] = [
+const COLUMNS: [&str; 49] = [
     "id",
     "started_at",
     "ended_at",
@@ -57,6 +57,7 @@ const COLUMNS: [&str; 48] = [
     "price",
     "time_to_first_byte_ms",
     "duration_ms",
+    "job",
 ];
 
 /// Writes a page, a record a line, exactly as [`Record`] is as JSON.

@@ -1,9 +1,12 @@
-//! Anthropic: Messages, and counting their tokens.
+//! Anthropic: Messages, their batches, and the legacy completions.
 //!
 //! Usage is spread: `message_start` tells the input, each `message_delta` the output so far, and sometimes more input
 //! (platform.claude.com/docs/en/build-with-claude/streaming, read 2026-11-20).
 
+mod batch;
+mod complete;
 mod prompt;
+mod usage;
 
 use http::Method;
 use serde_json::json;
@@ -12,16 +15,31 @@ use serde_json::value::RawValue;
 use super::delivered::{Delivered, Text};
 use super::object::Object;
 use super::told::{Cached, Told};
-use super::{Countable, CredentialHeader, Exchange, Observer, Reading, UsageSeen, Wire, markers};
+use super::{Consumption, Countable, CredentialHeader, Exchange, Observer, Reading, UsageSeen, Wire, markers};
 use crate::framing::compact::compacted;
 use crate::operation::Operation;
 use crate::usage::Units;
+use batch::Results;
+use complete::Completion;
+use usage::Usage;
 
 /// The wire.
 #[derive(Debug)]
 pub struct Anthropic;
 
-const MEMBERS: &[&str] = &["type", "model", "usage", "stop_reason", "error", "content"];
+const MEMBERS: &[&str] = &[
+    "type",
+    "model",
+    "usage",
+    "stop_reason",
+    "error",
+    "content",
+    // Of the legacy completions, and of a batch's results.
+    "completion",
+    "result.type",
+    "result.message.model",
+    "result.message.usage",
+];
 
 impl Wire for Anthropic {
     fn name(&self) -> &'static str {
@@ -29,20 +47,9 @@ impl Wire for Anthropic {
     }
 
     fn recognise<'a>(&self, method: &Method, path: &'a str) -> Option<Exchange<'a>> {
-        let path = path.trim_end_matches('/');
-        // OpenAI's assistants have threads of messages.
-        if method != Method::POST || path.contains("/threads/") {
-            return None;
-        }
-        if let Some((_, publication)) = path.split_once("/publishers/anthropic/models/") {
-            return on_vertex(publication);
-        }
-        let operation = match path {
-            _ if path.ends_with("/messages") => Operation::Chat,
-            _ if path.ends_with("/messages/count_tokens") => Operation::CountTokens,
-            _ => return None,
-        };
-        Some(Exchange { wire: &Self, operation, model_in_path: None, stream_in_path: None })
+        // OpenAI's assistants have threads of messages, Google has publishers of models.
+        let is_of_others = path.contains("/threads/") || path.contains("/publishers/");
+        if is_of_others { None } else { exchange_of(method, path.trim_end_matches('/')) }
     }
 
     fn credential(&self) -> CredentialHeader {
@@ -67,8 +74,26 @@ impl Wire for Anthropic {
         MEMBERS
     }
 
-    fn observer(&self, _operation: Operation, _provider: &str) -> Box<dyn Observer> {
-        Box::new(Messages::new())
+    fn observer(&self, operation: Operation, _provider: &str) -> Box<dyn Observer> {
+        match operation {
+            Operation::TextCompletion => Box::new(Completion::default()),
+            Operation::Batch => Box::new(Results::default()),
+            Operation::Chat
+            | Operation::Responses
+            | Operation::Embeddings
+            | Operation::GenerateContent
+            | Operation::Interaction
+            | Operation::InvokeAgent
+            | Operation::ImageGeneration
+            | Operation::Transcription
+            | Operation::Speech
+            | Operation::Moderation
+            | Operation::Rerank
+            | Operation::Ocr
+            | Operation::Realtime
+            | Operation::CountTokens
+            | Operation::Other => Box::new(Messages::new()),
+        }
     }
 
     fn prompt(&self, _operation: Operation, body: &[u8]) -> Option<Countable> {
@@ -76,21 +101,33 @@ impl Wire for Anthropic {
     }
 }
 
-/// Claude on Vertex: `{model}:{verb}`, and the same bodies.
-fn on_vertex(publication: &str) -> Option<Exchange<'_>> {
-    let (model, verb) = publication.rsplit_once(':')?;
-    let is_count = model.starts_with("count-tokens");
-    let stream = match verb {
-        "rawPredict" => false,
-        "streamRawPredict" => true,
-        _ => return None,
-    };
-    Some(Exchange {
-        wire: &Anthropic,
-        operation: if is_count { Operation::CountTokens } else { Operation::Chat },
-        model_in_path: (!is_count).then_some(model),
-        stream_in_path: Some(stream),
-    })
+/// Messages, their batches, and the legacy completions. Counting, beginning and looking after a batch cost nothing.
+fn exchange_of<'a>(method: &Method, path: &'a str) -> Option<Exchange<'a>> {
+    let free = || Some(Exchange::free(&Anthropic, Operation::Other));
+    if let Some((_, batches)) = path.split_once("/messages/batches") {
+        return match batches.strip_prefix('/').and_then(|batch| batch.split_once('/')) {
+            Some((batch, "results")) if method == Method::GET => Some(Exchange {
+                object_in_path: Some(batch),
+                stream_in_path: Some(false),
+                consumption: Consumption::Result,
+                ..Exchange::new(&Anthropic, Operation::Batch)
+            }),
+            _ => free(),
+        };
+    }
+    // Files are no results here, as OpenAI's are.
+    if ["/v1/files", "/v1/skills"].iter().any(|store| path.starts_with(store)) {
+        return free();
+    }
+    if method != Method::POST {
+        return None;
+    }
+    match path {
+        _ if path.ends_with("/messages") => Some(Exchange::new(&Anthropic, Operation::Chat)),
+        _ if path.ends_with("/messages/count_tokens") => Some(Exchange::free(&Anthropic, Operation::CountTokens)),
+        _ if path.ends_with("/v1/complete") => Some(Exchange::new(&Anthropic, Operation::TextCompletion)),
+        _ => None,
+    }
 }
 
 /// Usage objects kept before they are merged into one.
@@ -102,9 +139,11 @@ struct Messages {
     model: Option<String>,
     service_tier: Option<String>,
     told: Told,
+    /// What all iterations consumed, where some are not in the top-level counts.
+    iterations: Option<Told>,
+    searches: Option<u64>,
     /// The usage objects in their order.
     raws: Vec<String>,
-    units: Units,
     seen: UsageSeen,
     is_error: bool,
     is_finished: bool,
@@ -118,8 +157,9 @@ impl Messages {
             model: None,
             service_tier: None,
             told: Told::default(),
+            iterations: None,
+            searches: None,
             raws: Vec::new(),
-            units: Units::new(),
             seen: UsageSeen::Nothing,
             is_error: false,
             is_finished: false,
@@ -164,29 +204,15 @@ impl Messages {
     fn take(&mut self, holder: &Object<'_>, seen: UsageSeen) {
         let Some(raw) = holder.get("usage") else { return };
         let Some(usage) = Object::parse(raw.get().as_bytes()) else { return };
-        let mut told = Told::default();
-        let split = usage.object("cache_creation");
-        let (split, of) = (split.as_ref(), Some(&usage));
-        told.input = told.first(of, &["input_tokens"]);
-        told.output = told.first(of, &["output_tokens"]);
-        told.cache_read = told.first(of, &["cache_read_input_tokens"]);
-        told.cache_write = told.first(of, &["cache_creation_input_tokens"]);
-        told.cache_write_1h = told.first(split, &["ephemeral_1h_input_tokens"]);
-        if told.cache_write.is_none() {
-            let written_5m = told.first(split, &["ephemeral_5m_input_tokens"]);
-            told.cache_write = match (written_5m, told.cache_write_1h) {
-                (None, None) => None,
-                (short, long) => Some(short.unwrap_or(0).saturating_add(long.unwrap_or(0))),
-            };
-        }
-        told.reasoning = told.first(usage.object("output_tokens_details").as_ref(), &["thinking_tokens"]);
+        let Usage { told, iterations, searches, service_tier } = Usage::of(&usage);
         if told.is_empty() {
             self.told.is_invalid |= told.is_invalid;
             return;
         }
         self.told.merge(told);
-        self.service_tier = usage.text("service_tier").or_else(|| self.service_tier.take());
-        self.take_units(&usage);
+        self.iterations = iterations.or(self.iterations);
+        self.searches = searches.or(self.searches);
+        self.service_tier = service_tier.or_else(|| self.service_tier.take());
         self.seen = if self.seen == UsageSeen::Final { UsageSeen::Final } else { seen };
         if self.raws.len() >= RAWS_MAX {
             let merged = merged(&self.raws);
@@ -195,25 +221,15 @@ impl Messages {
         self.raws.push(raw.get().to_owned());
     }
 
-    /// Searches, and what iterations of another kind consumed: compaction and advisors are not in the top-level
-    /// counts, and have prices of their own.
-    fn take_units(&mut self, usage: &Object<'_>) {
-        let mut counts = Told::default();
-        let tools = usage.object("server_tool_use");
-        let searches = counts.first(tools.as_ref(), &["web_search_requests"]);
-        let mut beside = [0_u64; 2];
-        for iteration in usage.objects("iterations") {
-            if matches!(iteration.text("type").as_deref(), Some("compaction" | "advisor_message")) {
-                for (sum, name) in beside.iter_mut().zip(["input_tokens", "output_tokens"]) {
-                    *sum = sum.saturating_add(counts.first(Some(&iteration), &[name]).unwrap_or(0));
-                }
-            }
-        }
-        let [input, output] = beside;
-        let named = [("searches", searches.unwrap_or(0)), ("side_input_tokens", input), ("side_output_tokens", output)];
-        for (name, count) in named.into_iter().filter(|(_, count)| *count > 0) {
-            self.units.insert(name.to_owned(), count);
-        }
+    /// Searches, and what was consumed beside the top-level counts.
+    fn units(&self) -> Units {
+        let beside = self.iterations.map(|all| usage::beside(&all, &self.told)).unwrap_or_default();
+        beside
+            .into_iter()
+            .chain([("searches", self.searches.unwrap_or(0))])
+            .filter(|(_, count)| *count > 0)
+            .map(|(name, count)| (name.to_owned(), count))
+            .collect()
     }
 }
 
@@ -268,11 +284,12 @@ impl Observer for Messages {
             usage: self.seen,
             tokens,
             usage_raw,
-            units: self.units.clone(),
+            units: self.units(),
             service_tier: self.service_tier.clone(),
             anomaly,
             is_error: self.is_error,
             is_finished: self.is_finished,
+            job: None,
         }
     }
 

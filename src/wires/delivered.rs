@@ -1,7 +1,7 @@
 //! The generated text of an answer, kept so that it can be counted if the provider reports nothing.
 //!
-//! Units are kept raw and parsed only when the buffer is full or someone asks: a stream of ordinary size whose usage is
-//! reported never parses its text.
+//! A stream's units are alike but for their text, so of each only what differs from the one before is kept, and nothing
+//! is parsed before someone asks. Of a stream so long that not even that is kept, the rest is measured.
 
 use std::fmt;
 
@@ -11,18 +11,38 @@ use serde_json::value::RawValue;
 use super::Countable;
 use super::object::string;
 
-/// Raw bytes kept before they are parsed.
-const RAW_BYTES_MAX: usize = 16 << 10;
-/// Bytes of text kept for counting; beyond them only their number is known.
-const TEXT_BYTES_MAX: usize = 256 << 10;
+/// Bytes kept of units, some 2,000 of a stream. It bounds what a long stream holds.
+const KEPT_BYTES_MAX: usize = 64 << 10;
+/// Bytes of text put together for counting, some 16,000 tokens; beyond them only their number is known.
+const TEXT_BYTES_MAX: usize = 64 << 10;
+/// Bytes compared at once.
+const STRIDE: usize = 16;
 
 /// Collects the text of one answer.
 pub(super) struct Delivered {
     read: fn(&[u8], &mut Text),
-    raw: Vec<u8>,
-    /// Where each raw unit ends.
-    ends: Vec<usize>,
+    /// Text of units so long that they were read at once.
     text: Text,
+    /// What each kept unit has between its likenesses, one behind the other.
+    differences: Vec<u8>,
+    kept: Vec<Likeness>,
+    /// The unit kept last.
+    last: Vec<u8>,
+    is_full: bool,
+    /// Bytes of the units that were kept or read, and of those that came when it was full.
+    known_bytes: u64,
+    bytes_beyond: u64,
+}
+
+/// How a unit is like the one before it.
+#[derive(Clone, Copy)]
+struct Likeness {
+    /// Bytes at its begin that are the same.
+    begin: usize,
+    /// Bytes at its end that are the same.
+    end: usize,
+    /// Bytes between.
+    difference: usize,
 }
 
 /// Text found so far.
@@ -54,7 +74,16 @@ impl Text {
         let kept = text.floor_char_boundary(room);
         let (kept, beyond) = text.split_at_checked(kept).unwrap_or((text, ""));
         self.0.text.push_str(kept);
-        self.0.bytes_beyond = self.0.bytes_beyond.saturating_add(u64::try_from(beyond.len()).unwrap_or(u64::MAX));
+        self.0.bytes_beyond = self.0.bytes_beyond.saturating_add(length(beyond.len()));
+    }
+
+    /// Takes up an event's text: more text, or all text so far, where the provider repeats it in each event.
+    pub(super) fn push_or_replace(&mut self, event: Self) {
+        if event.0.text.starts_with(&self.0.text) {
+            *self = event;
+        } else {
+            self.push_str(&event.0.text);
+        }
     }
 
     /// The text as something to count, with so many messages and tokens around it.
@@ -66,42 +95,160 @@ impl Text {
 impl Delivered {
     /// `read` finds the text in one unit.
     pub(super) fn new(read: fn(&[u8], &mut Text)) -> Self {
-        Self { read, raw: Vec::new(), ends: Vec::new(), text: Text::default() }
+        Self {
+            read,
+            text: Text::default(),
+            differences: Vec::new(),
+            kept: Vec::new(),
+            last: Vec::new(),
+            is_full: false,
+            known_bytes: 0,
+            bytes_beyond: 0,
+        }
     }
 
     /// Keeps a unit.
     pub(super) fn push(&mut self, unit: &[u8]) {
-        if self.raw.len().saturating_add(unit.len()) > RAW_BYTES_MAX {
-            let mut text = std::mem::take(&mut self.text);
-            self.read_into(&mut text);
-            self.text = text;
-            self.raw.clear();
-            self.raw.shrink_to(RAW_BYTES_MAX);
-            self.ends.clear();
+        if self.is_full {
+            self.bytes_beyond = self.bytes_beyond.saturating_add(length(unit.len()));
+            return;
         }
-        self.raw.extend_from_slice(unit);
-        self.ends.push(self.raw.len());
+        if unit.len() > KEPT_BYTES_MAX && self.kept.is_empty() {
+            (self.read)(unit, &mut self.text);
+            self.known_bytes = self.known_bytes.saturating_add(length(unit.len()));
+            return;
+        }
+        let begin = same_at_begin(&self.last, unit);
+        let (before, after) = (self.last.get(begin..).unwrap_or_default(), unit.get(begin..).unwrap_or_default());
+        let end = same_at_end(before, after);
+        let difference = after.get(..after.len().saturating_sub(end)).unwrap_or_default();
+        let likenesses = self.kept.len().saturating_add(1).saturating_mul(size_of::<Likeness>());
+        let differences = self.differences.len().saturating_add(difference.len());
+        if likenesses.saturating_add(differences) > KEPT_BYTES_MAX {
+            self.is_full = true;
+            self.last = Vec::new();
+            self.differences.shrink_to_fit();
+            self.kept.shrink_to_fit();
+            self.bytes_beyond = length(unit.len());
+            return;
+        }
+        self.differences.extend_from_slice(difference);
+        self.kept.push(Likeness { begin, end, difference: difference.len() });
+        self.last.clear();
+        self.last.extend_from_slice(unit);
+        self.known_bytes = self.known_bytes.saturating_add(length(unit.len()));
     }
 
     /// All text so far.
     pub(super) fn countable(&self) -> Countable {
         let mut text = self.text.clone();
         self.read_into(&mut text);
+        // What was not kept holds as much text as what was.
+        let known = length(text.0.text.len()).saturating_add(text.0.bytes_beyond);
+        let beyond = u128::from(self.bytes_beyond).saturating_mul(u128::from(known));
+        let beyond = beyond.checked_div(u128::from(self.known_bytes)).unwrap_or(0);
+        text.0.bytes_beyond = text.0.bytes_beyond.saturating_add(u64::try_from(beyond).unwrap_or(u64::MAX));
         text.0
     }
 
     fn read_into(&self, text: &mut Text) {
-        let mut from = 0;
-        for end in &self.ends {
-            (self.read)(self.raw.get(from..*end).unwrap_or_default(), text);
-            from = *end;
+        let mut differences = self.differences.as_slice();
+        let (mut before, mut unit) = (Vec::new(), Vec::new());
+        for likeness in &self.kept {
+            let (difference, rest) = differences.split_at_checked(likeness.difference).unwrap_or_default();
+            differences = rest;
+            unit.clear();
+            unit.extend_from_slice(before.get(..likeness.begin).unwrap_or_default());
+            unit.extend_from_slice(difference);
+            let end = before.len().saturating_sub(likeness.end);
+            unit.extend_from_slice(before.get(end..).unwrap_or_default());
+            (self.read)(&unit, text);
+            std::mem::swap(&mut before, &mut unit);
         }
     }
+}
+
+/// Bytes that both begin with.
+fn same_at_begin(one: &[u8], other: &[u8]) -> usize {
+    let strides = one.chunks_exact(STRIDE).zip(other.chunks_exact(STRIDE));
+    let at = strides.take_while(|(one, other)| one == other).count().saturating_mul(STRIDE);
+    let rest = one.get(at..).unwrap_or_default().iter().zip(other.get(at..).unwrap_or_default());
+    at.saturating_add(rest.take_while(|(one, other)| one == other).count())
+}
+
+/// Bytes that both end with.
+fn same_at_end(one: &[u8], other: &[u8]) -> usize {
+    let strides = one.rchunks_exact(STRIDE).zip(other.rchunks_exact(STRIDE));
+    let at = strides.take_while(|(one, other)| one == other).count().saturating_mul(STRIDE);
+    let of = |bytes: &[u8]| bytes.len().saturating_sub(at);
+    let (one, other) = (one.get(..of(one)).unwrap_or_default(), other.get(..of(other)).unwrap_or_default());
+    at.saturating_add(one.iter().rev().zip(other.iter().rev()).take_while(|(one, other)| one == other).count())
+}
+
+fn length(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 impl fmt::Debug for Delivered {
     /// Sizes only: text is never printed.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Delivered").field("raw_bytes", &self.raw.len()).finish_non_exhaustive()
+        formatter.debug_struct("Delivered").field("kept_units", &self.kept.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn delivered(units: usize, unit: &[u8]) -> Delivered {
+        let mut delivered = Delivered::new(|unit, text| text.push_str(std::str::from_utf8(unit).unwrap()));
+        (0..units).for_each(|_| delivered.push(unit));
+        delivered
+    }
+
+    #[test]
+    fn text_of_any_length_is_known_by_its_begin_and_its_length() {
+        for (units, unit) in [(1, 100), (1, KEPT_BYTES_MAX + 1), (1, 3 * TEXT_BYTES_MAX), (1000, 1000), (9, 20_000)] {
+            let countable = delivered(units, "x".repeat(unit).as_bytes()).countable();
+            assert_eq!(length(countable.text.len()) + countable.bytes_beyond, length(units * unit), "{units} × {unit}");
+            assert_eq!(countable.text.len(), TEXT_BYTES_MAX.min(units * unit));
+        }
+    }
+
+    #[test]
+    fn a_stream_that_goes_on_for_ever_holds_no_more_than_its_begin() {
+        let mut delivered = delivered(0, b"");
+        for number in 0..100_000_u64 {
+            delivered.push(format!("[{:09}]", number * 7_919).as_bytes());
+        }
+        let held = delivered.differences.capacity() + delivered.kept.capacity() * size_of::<Likeness>();
+        assert!(delivered.is_full && delivered.last.capacity() == 0 && held <= KEPT_BYTES_MAX, "{held}");
+        let countable = delivered.countable();
+        assert_eq!(length(countable.text.len()) + countable.bytes_beyond, 1_100_000);
+    }
+
+    #[test]
+    fn a_long_unit_behind_short_ones_is_measured() {
+        let mut delivered = delivered(3, b"some text");
+        delivered.push("y".repeat(KEPT_BYTES_MAX + 1).as_bytes());
+        let countable = delivered.countable();
+        assert_eq!((countable.text.len(), countable.bytes_beyond), (27, length(KEPT_BYTES_MAX + 1)));
+    }
+
+    proptest! {
+        #[test]
+        fn every_unit_is_read_as_it_came(units in prop::collection::vec("[ab]{0,40}", 0..20)) {
+            let mut delivered = Delivered::new(|unit, text| {
+                text.push_str(std::str::from_utf8(unit).unwrap());
+                text.push_str("|");
+            });
+            for unit in &units {
+                delivered.push(unit.as_bytes());
+            }
+            let expected = units.iter().fold(String::new(), |text, unit| text + unit + "|");
+            prop_assert_eq!(delivered.countable().text, expected);
+        }
     }
 }

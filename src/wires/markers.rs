@@ -16,6 +16,20 @@ macro_rules! marker {
 marker! {
     /// Usage by `OpenAI`'s and Anthropic's name.
     USAGE = "\"usage\"";
+    /// Usage by Cohere's older name.
+    META = "\"meta\"";
+    /// Ollama's input.
+    PROMPT_EVAL_COUNT = "\"prompt_eval_count\"";
+    /// Ollama's output.
+    EVAL_COUNT = "\"eval_count\"";
+    /// Ollama's flag of the last line.
+    IS_DONE = "\"done\"";
+    /// Cloudflare's word on a whole answer.
+    SUCCESS = "\"success\"";
+    /// What TGI tells at the end.
+    DETAILS = "\"details\"";
+    /// TGI's text, whole: in a stream at its end.
+    GENERATED_TEXT = "\"generated_text\"";
     /// llama.cpp's counts, which come also where usage was not asked for.
     TIMINGS = "\"timings\"";
     /// A choice that may have ended.
@@ -24,16 +38,46 @@ marker! {
     ERROR = "\"error\"";
     /// An event of the Responses API that carries the whole response.
     RESPONSE = "\"response\"";
+    /// Usage of a batch's line that was too long to hold, by its whole name.
+    BODY_USAGE = "\"response.body.usage\"";
+    /// llama.cpp's counts in its native answers.
+    TOKENS_PREDICTED = "\"tokens_predicted\"";
+    /// The type of an event about something that is whole now: an image.
+    COMPLETED = ".completed\"";
+    /// The type of an event about something that is over: a transcript, speech.
+    DONE = ".done\"";
+    /// A run of an assistant, not one of its steps.
+    THREAD_RUN = "\"thread.run\"";
+    /// The model.
+    MODEL = "\"model\"";
     /// An Anthropic event about a block of content: text, nothing to meter.
     CONTENT_BLOCK = "\"content_block_";
     /// An Anthropic message with its content.
     CONTENT = "\"content\"";
+    /// An event of an interaction that is text, nothing to meter.
+    STEP_DELTA = "\"step.delta\"";
+    /// What Gemini searched for to ground its answer.
+    WEB_SEARCH_QUERIES = "\"webSearchQueries\"";
+    /// Why a Converse answer ended.
+    STOP_REASON = "\"stopReason\"";
+    /// What AWS counted of a stream that it passed on.
+    INVOCATION_METRICS = "\"amazon-bedrock-invocationMetrics\"";
 }
 
 /// Whether `unit` has a member of the marker's name whose value is not null.
 pub(super) fn has_value(marker: &Finder<'_>, unit: &[u8]) -> bool {
-    marker.find_iter(unit).any(|at| {
+    values(marker, unit).any(|value| !value.starts_with(b"null"))
+}
+
+/// Whether `unit` has a member of the marker's name whose value is true.
+pub(super) fn is_true(marker: &Finder<'_>, unit: &[u8]) -> bool {
+    values(marker, unit).any(|value| value.starts_with(b"true"))
+}
+
+/// What follows each member of the marker's name.
+fn values<'a>(marker: &'a Finder<'_>, unit: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    marker.find_iter(unit).filter_map(|at| {
         let after = unit.get(at.saturating_add(marker.needle().len())..).unwrap_or_default().trim_ascii_start();
-        after.strip_prefix(b":").is_some_and(|value| !value.trim_ascii_start().starts_with(b"null"))
+        after.strip_prefix(b":").map(<[u8]>::trim_ascii_start)
     })
 }

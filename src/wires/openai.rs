@@ -1,11 +1,17 @@
-//! `OpenAI` and everyone who speaks its dialect: chat, legacy completions, Responses, embeddings.
-//!
-//! Paths are known by their end, whatever gateway or deployment stands before it.
+//! `OpenAI` and everyone who speaks its dialect: chat, completions, Responses, embeddings, images, audio, rankings, OCR,
+//! assistants, batches.
 
 mod added_usage;
+mod agent;
+mod answer;
+mod batch;
+mod billed;
 mod chat;
+mod llama;
+mod paths;
 mod prompt;
 mod responses;
+mod shares;
 mod usage;
 
 use http::Method;
@@ -22,32 +28,44 @@ pub struct OpenAi;
 
 const MEMBERS: &[&str] = &[
     "usage",
+    "usage_info",
     "model",
     "service_tier",
     "x_groq",
     "timings",
+    "id",
+    "index",
     "type",
     "status",
     "object",
     "error",
     "choices",
     "output",
+    "outputs",
+    "data",
+    "duration",
+    "content",
+    "stop",
+    "tokens_evaluated",
+    "tokens_predicted",
+    "tokens_cached",
+    "meta.billed_units",
+    "response.id",
     "response.usage",
     "response.model",
     "response.status",
     "response.service_tier",
     "response.error",
+    "response.body.usage",
+    "response.body.model",
+    "response.body.object",
+    "response.body.service_tier",
 ];
 
-/// What a path's end says.
-const ENDINGS: [(&str, Operation); 6] = [
-    ("/chat/completions", Operation::Chat),
-    ("/completions", Operation::TextCompletion),
-    ("/responses", Operation::Responses),
-    ("/responses/compact", Operation::Responses),
-    ("/responses/input_tokens", Operation::CountTokens),
-    ("/embeddings", Operation::Embeddings),
-];
+/// The exchange that `method` and `path` are in this dialect, read as `wire`.
+pub(super) fn recognise<'a>(wire: &'static dyn Wire, method: &Method, path: &'a str) -> Option<Exchange<'a>> {
+    paths::recognise(wire, method, path)
+}
 
 impl Wire for OpenAi {
     fn name(&self) -> &'static str {
@@ -55,14 +73,11 @@ impl Wire for OpenAi {
     }
 
     fn recognise<'a>(&self, method: &Method, path: &'a str) -> Option<Exchange<'a>> {
-        let path = path.trim_end_matches('/');
-        let (_, operation) = ENDINGS.iter().find(|(ending, _)| path.ends_with(ending))?;
-        (method == Method::POST).then_some(Exchange {
-            wire: &Self,
-            operation: *operation,
-            model_in_path: None,
-            stream_in_path: None,
-        })
+        recognise(&Self, method, path)
+    }
+
+    fn recognise_own<'a>(&self, method: &Method, path: &'a str) -> Option<Exchange<'a>> {
+        paths::recognise_own(&Self, method, path)
     }
 
     fn credential(&self) -> CredentialHeader {
@@ -84,13 +99,27 @@ impl Wire for OpenAi {
         MEMBERS
     }
 
+    fn takes_stream_options(&self) -> bool {
+        true
+    }
+
     fn observer(&self, operation: Operation, provider: &str) -> Box<dyn Observer> {
         match operation {
             Operation::Responses => Box::new(responses::Responses::new(provider)),
+            Operation::InvokeAgent => Box::new(agent::Agent::new(provider)),
+            Operation::Batch => Box::new(batch::Batch::new(provider)),
+            Operation::ImageGeneration
+            | Operation::Transcription
+            | Operation::Speech
+            | Operation::Moderation
+            | Operation::Rerank
+            | Operation::Ocr => Box::new(billed::Billed::new(operation, provider)),
             Operation::Chat
             | Operation::TextCompletion
             | Operation::Embeddings
             | Operation::GenerateContent
+            | Operation::Interaction
+            | Operation::Realtime
             | Operation::CountTokens
             | Operation::Other => Box::new(chat::Chat::new(operation, provider)),
         }

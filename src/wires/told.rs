@@ -67,10 +67,40 @@ impl Told {
         self.is_invalid |= later.is_invalid;
     }
 
+    /// Adds what another answer told, where one body holds the results of many. A sum beyond all counts is noted.
+    pub(super) fn add(&mut self, other: Self) {
+        let mut is_invalid = self.is_invalid || other.is_invalid;
+        let mut add = |sum: &mut Option<u64>, count: Option<u64>| {
+            let Some(count) = count else { return };
+            *sum = sum.unwrap_or(0).checked_add(count).or_else(|| {
+                is_invalid = true;
+                None
+            });
+        };
+        add(&mut self.input, other.input);
+        add(&mut self.output, other.output);
+        add(&mut self.total, other.total);
+        add(&mut self.cache_read, other.cache_read);
+        add(&mut self.cache_write, other.cache_write);
+        add(&mut self.cache_write_1h, other.cache_write_1h);
+        add(&mut self.reasoning, other.reasoning);
+        add(&mut self.audio_input, other.audio_input);
+        add(&mut self.audio_output, other.audio_output);
+        add(&mut self.image_input, other.image_input);
+        add(&mut self.image_output, other.image_output);
+        self.is_invalid = is_invalid;
+    }
+
     /// `total` less input and output, where all are known; negative where they are more.
     pub(super) fn excess(&self) -> Option<i64> {
         let parts = self.input?.checked_add(self.output?)?;
         i64::try_from(self.total?).ok()?.checked_sub(i64::try_from(parts).ok()?)
+    }
+
+    /// Whether the provider's total is another than that of all its disjoint counts, where it told them.
+    pub(super) fn total_differs(&self, tokens: &TokenCounts) -> Option<Anomaly> {
+        let is_told = tokens.input.is_some() && tokens.output.is_some();
+        self.total.filter(|total| is_told && *total != tokens.total()).map(|_| Anomaly::TotalDiffers)
     }
 
     /// The counts made disjoint. Where cached tokens are more than the input that includes them, what the provider
@@ -91,6 +121,9 @@ impl Told {
             cache_read = cache_read.map(|read| read.min(room));
             cache_write = cache_write.map(|written| written.min(room.saturating_sub(read)));
         }
+        if self.cache_write_1h.unwrap_or(0) > cache_write.unwrap_or(u64::MAX) && anomaly.is_none() {
+            anomaly = Some(Anomaly::TotalDiffers);
+        }
         if self.reasoning.unwrap_or(0) > self.output.unwrap_or(u64::MAX) {
             anomaly = anomaly.or(Some(Anomaly::ReasoningExceedsOutput));
         }
@@ -100,7 +133,8 @@ impl Told {
             cache_write,
             output: self.output,
             reasoning: self.reasoning,
-            cache_write_1h: self.cache_write_1h,
+            // A part is never more than the whole.
+            cache_write_1h: self.cache_write_1h.map(|long| long.min(cache_write.unwrap_or(long))),
             audio_input: self.audio_input,
             audio_output: self.audio_output,
             image_input: self.image_input,

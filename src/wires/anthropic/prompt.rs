@@ -12,6 +12,10 @@ pub(super) fn of(body: &[u8]) -> Option<Countable> {
     if let Some(system) = request.get("system") {
         read_content(system, &mut text);
     }
+    // The legacy completions have no messages.
+    if let Some(prompt) = request.get("prompt") {
+        text.push(prompt);
+    }
     let messages = request.get("messages").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     for message in messages {
         if let Some(role) = message.get("role") {

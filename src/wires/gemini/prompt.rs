@@ -25,10 +25,54 @@ pub(super) fn of(body: &[u8]) -> Option<Countable> {
     for content in requests.filter_map(|request| request.get("content")).chain(request.get("content")) {
         read_content(content, &mut text);
     }
+    // What is predicted from, on Vertex.
+    for instance in request.get("instances").and_then(Value::as_array).into_iter().flatten() {
+        for piece in ["title", "content", "text"].iter().filter_map(|name| instance.get(name)) {
+            text.push(piece);
+        }
+    }
     if let Some(tools) = request.get("tools") {
         text.push(tools);
     }
     Some(text.counted(u64::try_from(contents.len()).unwrap_or(u64::MAX), 0))
+}
+
+/// The prompt of an interaction: a text, a piece of content, or a list of pieces, steps or turns.
+pub(super) fn of_interaction(body: &[u8]) -> Option<Countable> {
+    let request: Value = serde_json::from_slice(body).ok().filter(Value::is_object)?;
+    let mut text = Text::default();
+    for part in ["system_instruction", "input"].iter().filter_map(|name| request.get(name)) {
+        read_step(part, &mut text);
+    }
+    if let Some(tools) = request.get("tools") {
+        text.push(tools);
+    }
+    let messages = request.get("input").map_or(0, |input| input.as_array().map_or(1, Vec::len));
+    Some(text.counted(u64::try_from(messages).unwrap_or(u64::MAX), 0))
+}
+
+/// A step of an interaction, or a piece of one: text, thoughts in short, a call, its result. Images and files are no
+/// text, signatures are not what was thought.
+pub(super) fn read_step(step: &Value, text: &mut Text) {
+    match step {
+        Value::String(whole) => text.push_str(whole),
+        Value::Array(pieces) => pieces.iter().for_each(|piece| read_step(piece, text)),
+        Value::Object(members) => {
+            for name in ["text", "name", "arguments", "result"] {
+                // The arguments of a call that is just beginning are empty, and said later.
+                let piece = members.get(name).filter(|piece| piece.as_object().is_none_or(|map| !map.is_empty()));
+                if let Some(piece) = piece {
+                    text.push(piece);
+                }
+            }
+            for name in ["content", "summary", "parts"] {
+                if let Some(pieces) = members.get(name) {
+                    read_step(pieces, text);
+                }
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 fn read_content(content: &Value, text: &mut Text) {

@@ -1,10 +1,11 @@
 //! Chat completions, legacy completions and embeddings: one shape of answer.
 
-use super::usage::Usage;
+use super::answer::Answer;
+use super::llama::Llama;
 use crate::operation::Operation;
 use crate::wires::delivered::{Delivered, Text};
 use crate::wires::markers;
-use crate::wires::object::Object;
+use crate::wires::object::{Count, Object};
 use crate::wires::{Countable, Observer, Reading, UsageSeen};
 
 /// Events looked into for the model: Azure's first names an empty one, some servers name none ever.
@@ -13,106 +14,124 @@ const MODEL_LOOKS_MAX: u8 = 4;
 /// Reads an answer.
 #[derive(Debug)]
 pub(super) struct Chat {
-    operation: Operation,
-    provider: String,
-    model: Option<String>,
+    answer: Answer,
     model_looks: u8,
-    service_tier: Option<String>,
-    usage: Usage,
-    timings: Usage,
-    seen: UsageSeen,
-    is_error: bool,
-    is_finished: bool,
-    is_terminal: bool,
+    llama: Llama,
+    choices: Choices,
     delivered: Delivered,
+}
+
+/// Which of a stream's choices began and ended, as far as events were looked into.
+#[derive(Debug, Default)]
+struct Choices {
+    begun: u128,
+    ended: u128,
+}
+
+impl Choices {
+    fn take(&mut self, choices: &[Object<'_>]) {
+        for choice in choices {
+            let index = match choice.count("index") {
+                Count::Of(index) => u32::try_from(index).unwrap_or(u32::MAX),
+                Count::Absent | Count::Invalid => 0,
+            };
+            // No provider makes 128 choices of one call; the last stands for all beyond.
+            let bit = 1_u128 << index.min(u128::BITS - 1);
+            self.begun |= bit;
+            if choice.get("finish_reason").is_some() {
+                self.ended |= bit;
+            }
+        }
+    }
+
+    /// Whether every choice that began has ended.
+    fn are_finished(&self) -> bool {
+        self.begun != 0 && self.begun == self.ended
+    }
 }
 
 impl Chat {
     pub(super) fn new(operation: Operation, provider: &str) -> Self {
         Self {
-            operation,
-            provider: provider.to_owned(),
-            model: None,
+            answer: Answer::new(operation, provider),
             model_looks: 0,
-            service_tier: None,
-            usage: Usage::default(),
-            timings: Usage::default(),
-            seen: UsageSeen::Nothing,
-            is_error: false,
-            is_finished: false,
-            is_terminal: false,
+            llama: Llama::default(),
+            choices: Choices::default(),
             delivered: Delivered::new(read_text),
         }
     }
 
     fn read(&mut self, unit: &[u8]) {
         let Some(object) = Object::parse(unit) else { return };
-        self.model = self.model.take().or_else(|| object.text("model"));
-        self.service_tier = object.text("service_tier").or_else(|| self.service_tier.take());
-        self.is_error |= object.get("error").is_some() || object.text("object").is_some_and(|kind| kind == "error");
+        let answer = &mut self.answer;
+        // The first that names itself: later events of some gateways name an alias.
+        let model = answer.model.take();
+        answer.take_head(&object);
+        answer.model = model.or_else(|| answer.model.take());
+        answer.is_error |= object.text("object").is_some_and(|kind| kind == "error");
         let choices: Vec<Object<'_>> = object.objects("choices").collect();
-        self.is_finished |= choices.iter().any(|choice| choice.get("finish_reason").is_some());
-        let is_last_word =
-            self.is_finished || choices.iter().all(|choice| choice.get_any(&["delta", "text"]).is_none());
+        self.choices.take(&choices);
+        let is_native = self.llama.take_native(&object);
+        answer.is_finished = answer.is_terminal
+            || self.choices.are_finished()
+            || (is_native && object.get("stop").is_some_and(|stop| stop.get() == "true"));
+        // vLLM may tell each choice's own usage as it goes: with several, what follows them all is the sum.
+        let is_last_word = answer.is_finished
+            || (!is_native && choices.iter().all(|choice| choice.get_any(&["delta", "text"]).is_none()));
         // The exact places only: `tool_usage` and its like are look-alikes. Moonshot puts it into the choice.
         let told = [
             object.get("usage"),
             object.object("x_groq").and_then(|groq| groq.get("usage")),
             choices.first().and_then(|choice| choice.get("usage")),
         ];
-        let has_told = told.into_iter().flatten().next().is_some_and(|usage| self.usage.take(usage));
-        let has_timings = object.get("timings").is_some_and(|timings| self.timings.take_timings(timings));
-        if has_told || has_timings {
-            self.seen =
-                if is_last_word || self.seen == UsageSeen::Final { UsageSeen::Final } else { UsageSeen::Interim };
+        // The first that tells anything: an empty object is no telling.
+        let has_told = told.into_iter().flatten().any(|usage| answer.usage.take(usage));
+        let choice = choices.first().map_or(Count::Absent, |choice| choice.count("index"));
+        let choice = if let Count::Of(index) = choice { index } else { 0 };
+        let has_timings =
+            !is_native && object.get("timings").is_some_and(|timings| self.llama.take_timings(choice, timings));
+        if has_told || is_native || has_timings {
+            let is_final = is_last_word || answer.seen == UsageSeen::Final;
+            answer.seen = if is_final { UsageSeen::Final } else { UsageSeen::Interim };
         }
     }
 }
 
 impl Observer for Chat {
     fn unit(&mut self, data: &[u8]) {
+        let answer = &mut self.answer;
         if data == b"[DONE]" {
-            self.is_terminal = true;
-            self.is_finished = true;
-            if self.seen == UsageSeen::Interim {
-                self.seen = UsageSeen::Final;
+            answer.is_terminal = true;
+            answer.is_finished = true;
+            if answer.seen == UsageSeen::Interim {
+                answer.seen = UsageSeen::Final;
             }
             return;
         }
-        let looks_for_model = self.model.is_none() && self.model_looks < MODEL_LOOKS_MAX;
+        let looks_for_model = answer.model.is_none() && self.model_looks < MODEL_LOOKS_MAX;
+        let is_embedding = answer.operation == Operation::Embeddings;
         self.model_looks = self.model_looks.saturating_add(u8::from(looks_for_model));
         if looks_for_model
             || markers::has_value(&markers::USAGE, data)
             || markers::has_value(&markers::FINISH_REASON, data)
             || markers::has_value(&markers::TIMINGS, data)
+            || markers::has_value(&markers::TOKENS_PREDICTED, data)
             || markers::has_value(&markers::ERROR, data)
         {
             self.read(data);
         }
-        if self.operation != Operation::Embeddings {
+        if !is_embedding {
             self.delivered.push(data);
         }
     }
 
     fn is_terminal(&self) -> bool {
-        self.is_terminal
+        self.answer.is_terminal
     }
 
     fn reading(&self) -> Reading {
-        // llama.cpp's timings stand in where there is no usage.
-        let usage = if self.usage.raw().is_some() { &self.usage } else { &self.timings };
-        let (tokens, anomaly) = usage.tokens(self.operation, &self.provider, self.model.as_deref().unwrap_or_default());
-        Reading {
-            model: self.model.clone(),
-            usage: self.seen,
-            tokens,
-            usage_raw: usage.raw(),
-            units: usage.units(),
-            service_tier: self.service_tier.clone(),
-            anomaly,
-            is_error: self.is_error,
-            is_finished: self.is_finished,
-        }
+        let is_reported = self.answer.usage.raw().is_some();
+        self.answer.reading_by(if is_reported { &self.answer.usage } else { self.llama.usage() })
     }
 
     fn delivered(&self) -> Countable {
@@ -122,6 +141,10 @@ impl Observer for Chat {
 
 fn read_text(unit: &[u8], text: &mut Text) {
     let Some(object) = Object::parse(unit) else { return };
+    if object.get("choices").is_none() {
+        // llama.cpp's native answer.
+        text.push_raw(object.get("content"));
+    }
     // Perplexity sends both: beside an increment the message so far, beside a whole message an empty increment.
     let names = if object.text("object").is_some_and(|kind| kind == "chat.completion") {
         ["message", "delta"]

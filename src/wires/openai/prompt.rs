@@ -13,6 +13,11 @@ pub(super) fn of(operation: Operation, body: &[u8]) -> Option<Countable> {
         return None;
     }
     let mut text = Text::default();
+    if operation == Operation::Speech {
+        // Billed by its characters; how it shall sound is not.
+        text.push(request.get("input")?);
+        return Some(text.counted(0, 0));
+    }
     let mut tokens = 0;
     let mut messages = 0;
     for name in ["instructions", "prompt", "input", "suffix"] {

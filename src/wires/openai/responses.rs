@@ -1,6 +1,6 @@
 //! Responses: named events, of which the last repeats the whole response with its usage.
 
-use super::usage::Usage;
+use super::answer::Answer;
 use crate::operation::Operation;
 use crate::wires::delivered::{Delivered, Text};
 use crate::wires::markers;
@@ -10,53 +10,45 @@ use crate::wires::{Countable, Observer, Reading, UsageSeen};
 /// Reads an answer.
 #[derive(Debug)]
 pub(super) struct Responses {
-    provider: String,
-    model: Option<String>,
-    service_tier: Option<String>,
-    usage: Usage,
-    seen: UsageSeen,
-    is_error: bool,
-    is_finished: bool,
-    is_terminal: bool,
+    answer: Answer,
+    is_begun: bool,
     delivered: Delivered,
 }
 
 impl Responses {
     pub(super) fn new(provider: &str) -> Self {
         Self {
-            provider: provider.to_owned(),
-            model: None,
-            service_tier: None,
-            usage: Usage::default(),
-            seen: UsageSeen::Nothing,
-            is_error: false,
-            is_finished: false,
-            is_terminal: false,
+            answer: Answer::new(Operation::Responses, provider),
+            is_begun: false,
             delivered: Delivered::new(read_text),
         }
     }
 
     fn read_event(&mut self, object: &Object<'_>) {
         let kind = object.text("type").unwrap_or_default();
-        self.is_error |= kind == "error" || kind == "response.failed";
-        if matches!(kind.as_str(), "response.completed" | "response.incomplete" | "response.failed") {
-            self.is_terminal = true;
-            self.is_finished = true;
-        }
+        self.answer.is_error |= kind == "error" || kind == "response.failed";
         if let Some(response) = object.object("response") {
             self.read_response(&response);
+        } else if object.get("usage").is_some() || object.text("object").as_deref() == Some("response") {
+            // A whole response that names a type, as some gateways' do.
+            self.read_response(object);
+        }
+        if matches!(kind.as_str(), "response.completed" | "response.incomplete" | "response.failed") {
+            self.answer.is_terminal = true;
+            self.answer.is_finished = true;
+            if let Some(job) = &mut self.answer.job {
+                job.is_over = true;
+            }
         }
     }
 
     fn read_response(&mut self, response: &Object<'_>) {
-        self.model = response.text("model").or_else(|| self.model.take());
-        self.service_tier = response.text("service_tier").or_else(|| self.service_tier.take());
-        self.is_error |= response.get("error").is_some();
-        let status = response.text("status");
-        self.is_finished |= matches!(status.as_deref(), Some("completed" | "incomplete" | "failed" | "cancelled"));
-        if response.get("usage").is_some_and(|usage| self.usage.take(usage)) {
-            let is_under_way = matches!(status.as_deref(), Some("in_progress" | "queued"));
-            self.seen = if is_under_way { UsageSeen::Interim } else { UsageSeen::Final };
+        let answer = &mut self.answer;
+        answer.take_head(response);
+        answer.take_status(response);
+        if response.get("usage").is_some_and(|usage| answer.usage.take(usage)) {
+            let is_under_way = matches!(response.text("status").as_deref(), Some("in_progress" | "queued"));
+            answer.seen = if is_under_way { UsageSeen::Interim } else { UsageSeen::Final };
         }
     }
 }
@@ -64,11 +56,13 @@ impl Responses {
 impl Observer for Responses {
     fn unit(&mut self, data: &[u8]) {
         if data == b"[DONE]" {
-            self.is_terminal = true;
+            self.answer.is_terminal = true;
             return;
         }
-        // Only events about the response itself hold any of the three; deltas hold none.
-        let may_be_of_the_response = markers::has_value(&markers::RESPONSE, data)
+        let is_first = !std::mem::replace(&mut self.is_begun, true);
+        // The first may be the whole answer. Only events about the response itself hold any of the three; deltas hold none.
+        let may_be_of_the_response = is_first
+            || markers::has_value(&markers::RESPONSE, data)
             || markers::has_value(&markers::USAGE, data)
             || markers::ERROR.find(data).is_some();
         if may_be_of_the_response && let Some(object) = Object::parse(data) {
@@ -79,29 +73,17 @@ impl Observer for Responses {
             }
         }
         // The terminal event repeats what the deltas said, often at great length.
-        if !self.is_terminal {
+        if !self.answer.is_terminal {
             self.delivered.push(data);
         }
     }
 
     fn is_terminal(&self) -> bool {
-        self.is_terminal
+        self.answer.is_terminal
     }
 
     fn reading(&self) -> Reading {
-        let model = self.model.as_deref().unwrap_or_default();
-        let (tokens, anomaly) = self.usage.tokens(Operation::Responses, &self.provider, model);
-        Reading {
-            model: self.model.clone(),
-            usage: self.seen,
-            tokens,
-            usage_raw: self.usage.raw(),
-            units: self.usage.units(),
-            service_tier: self.service_tier.clone(),
-            anomaly,
-            is_error: self.is_error,
-            is_finished: self.is_finished,
-        }
+        self.answer.reading()
     }
 
     fn delivered(&self) -> Countable {
