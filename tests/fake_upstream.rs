@@ -20,6 +20,7 @@ use tokio::io::AsyncWriteExt;
 const CHAT: &str = "/v1/chat/completions";
 const MESSAGES: &str = "/v1/messages";
 const GENERATE: &str = "/v1beta/models/gemini-2.5-flash:generateContent";
+const CONVERSE: &str = "/model/us.anthropic.claude-v1%3A0/converse";
 const STREAM_GENERATE: &str = "/v1beta/models/gemini-2.5-flash:streamGenerateContent";
 
 async fn ask(fake: &FakeUpstream, path: &str, body: &Value, script: &str) -> Response<Incoming> {
@@ -96,6 +97,154 @@ async fn every_api_reports_what_was_promised() {
 }
 
 #[tokio::test]
+async fn families_count_in_their_own_words() {
+    let fake = FakeUpstream::start().unwrap();
+    let say = |text: &str| json!({"model": "m", "stream": false, "messages": [{"role": "user", "content": text}]});
+    let converse = json!({"system": [{"text": "be kind"}], "messages": [{"role": "user", "content": [{"text": "hello world"}]}],
+        "inferenceConfig": {"maxTokens": 2}});
+    for (path, body, script, counted) in [
+        (
+            CONVERSE,
+            &converse,
+            "cached=2",
+            json!({"inputTokens": 2, "cacheReadInputTokens": 2, "outputTokens": 2, "totalTokens": 6}),
+        ),
+        ("/model/claude/invoke", &say("hello world"), "", json!({"input_tokens": 2, "output_tokens": 3})),
+        (
+            "/v2/chat",
+            &say("hello world"),
+            "cached=1",
+            json!({"billed_units": {"input_tokens": 1, "output_tokens": 3}, "cached_tokens": 1,
+            "tokens": {"input_tokens": 2, "output_tokens": 3}}),
+        ),
+        ("/v2/embed", &json!({"texts": ["hello", "world"]}), "", json!({"billed_units": {"input_tokens": 2}})),
+        (
+            "/v2/rerank",
+            &json!({"query": "hello", "documents": ["world"]}),
+            "",
+            json!({"billed_units": {"search_units": 1}}),
+        ),
+        ("/api/chat", &say("hello world"), "", json!({"prompt_eval_count": 2, "eval_count": 3})),
+        ("/api/embed", &json!({"input": ["hello", "world"]}), "", json!({"prompt_eval_count": 2})),
+        (
+            "/openai/deployments/ours/chat/completions",
+            &say("hello world"),
+            "",
+            json!({"prompt_tokens": 2, "completion_tokens": 3}),
+        ),
+    ] {
+        let answer: Value = serde_json::from_str(&text(&fake, path, body, script).await).unwrap();
+        let told = answer.get("usage").or_else(|| answer.get("meta")).unwrap_or(&answer);
+        for (name, count) in counted.as_object().unwrap() {
+            assert_eq!(&told[name], count, "{path} {name}: {answer}");
+        }
+        let promised = promise(path, body.to_string().as_bytes(), script);
+        let whole: u64 = counts(&promised)[..4].iter().sum();
+        assert_eq!(
+            whole,
+            if path.ends_with("rerank") {
+                0
+            } else if path.ends_with("embed") {
+                2
+            } else if path == CONVERSE {
+                6
+            } else {
+                5
+            }
+        );
+    }
+    assert_eq!(promise(CONVERSE, b"{}", "").model, "us.anthropic.claude-v1:0");
+}
+
+#[tokio::test]
+async fn bedrock_streams_in_messages_with_checksums_and_counts_last() {
+    let fake = FakeUpstream::start().unwrap();
+    let body =
+        json!({"max_tokens": 9, "messages": [{"role": "user", "content": [{"type": "text", "text": "hello you"}]}]});
+    for (verb, kinds) in
+        [("converse-stream", ["messageStop", "metadata"]), ("invoke-with-response-stream", ["chunk", "chunk"])]
+    {
+        let path = CONVERSE.replace("converse", verb);
+        let answer = ask(&fake, &path, &body, "chunks=7").await;
+        assert_eq!(answer.headers()["content-type"], "application/vnd.amazon.eventstream");
+        let messages = messages(&answer.into_body().collect().await.unwrap().to_bytes());
+        let (last, others) = messages.split_last().unwrap();
+        assert_eq!([others.last().unwrap().0.as_str(), last.0.as_str()], kinds);
+        let counted = match verb {
+            "converse-stream" => last.1["usage"].clone(),
+            _ => serde_json::from_slice::<Value>(&base64_decoded(&last.1["bytes"])).unwrap()["amazon-bedrock-invocationMetrics"].clone(),
+        };
+        let [input, output] = [["inputTokens", "inputTokenCount"], ["outputTokens", "outputTokenCount"]]
+            .map(|names| names.iter().find_map(|name| counted[name].as_u64()).unwrap());
+        assert_eq!((input, output), (2, 3), "{verb}");
+
+        let broken = ask(&fake, &path, &body, "error_after=1").await.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(self::messages(&broken).last().unwrap().0, "modelStreamErrorException");
+    }
+}
+
+fn base64_decoded(text: &Value) -> Vec<u8> {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.decode(text.as_str().unwrap()).unwrap()
+}
+
+/// Messages of an AWS event stream: what kind each is, and its payload; every length and checksum must be right.
+fn messages(mut bytes: &[u8]) -> Vec<(String, Value)> {
+    let size = |bytes: &[u8]| usize::try_from(u32::from_be_bytes(bytes.try_into().unwrap())).unwrap();
+    let checksum = |bytes: &[u8]| crc32fast::hash(bytes).to_be_bytes();
+    let mut found = Vec::new();
+    while !bytes.is_empty() {
+        let (message, rest) = bytes.split_at(size(bytes.split_at(4).0));
+        let (checked, sum) = message.split_at(message.len() - 4);
+        assert_eq!(checksum(checked), sum);
+        let (prelude, rest_of_it) = checked.split_at(8);
+        let (sum, body) = rest_of_it.split_at(4);
+        assert_eq!(checksum(prelude), sum);
+        let (mut headers, payload) = body.split_at(size(prelude.split_at(4).1));
+        let mut kind = String::new();
+        while let Some((name, rest)) = headers.split_first() {
+            let (name, rest) = rest.split_at(usize::from(*name));
+            let Some(([7, high, low], rest)) = rest.split_first_chunk() else { unreachable!("a header is a string") };
+            let (value, rest) = rest.split_at(usize::from(u16::from_be_bytes([*high, *low])));
+            if [b":event-type".as_slice(), b":exception-type"].contains(&name) {
+                kind = String::from_utf8(value.to_vec()).unwrap();
+            }
+            headers = rest;
+        }
+        found.push((kind, serde_json::from_slice(payload).unwrap()));
+        bytes = rest;
+    }
+    found
+}
+
+#[tokio::test]
+async fn streams_say_how_much_where_their_family_does() {
+    let fake = FakeUpstream::start().unwrap();
+    let body =
+        |model: &str| json!({"model": model, "stream": true, "messages": [{"role": "user", "content": "hello you"}]});
+
+    let events = data(&text(&fake, CHAT, &body("mistral-small"), "").await);
+    let (last, others) = events.split_last().unwrap();
+    assert_eq!((&last["choices"][0]["finish_reason"], number(last, "/usage/completion_tokens")), (&json!("stop"), 3));
+    assert!(others.iter().all(|event| event.get("usage").is_none()));
+
+    let azure = data(&text(&fake, "/openai/deployments/ours/chat/completions", &body("ours"), "").await);
+    assert_eq!((&azure[0]["model"], &azure[0]["choices"]), (&json!(""), &json!([])));
+    assert!(azure[0]["prompt_filter_results"].is_array() && azure.iter().all(|event| event.get("usage").is_none()));
+
+    let cohere = text(&fake, "/v2/chat", &body("command"), "").await;
+    let end = data(&cohere).pop().unwrap();
+    assert_eq!((&end["type"], number(&end, "/delta/usage/tokens/output_tokens")), (&json!("message-end"), 3));
+    assert!(cohere.ends_with("data: [DONE]\n\n"));
+
+    let lines = text(&fake, "/api/chat", &json!({"messages": body("m")["messages"]}), "").await;
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (last, others) = lines.split_last().unwrap();
+    assert_eq!((&last["done"], number(last, "/eval_count")), (&json!(true), 3));
+    assert!(others.iter().all(|line| line["done"] == json!(false) && line.get("eval_count").is_none()));
+}
+
+#[tokio::test]
 async fn a_chat_stream_reports_usage_only_when_asked() {
     let fake = FakeUpstream::start().unwrap();
     let mut body = json!({"model": "m", "stream": true, "messages": [{"role": "user", "content": "hello"}]});
@@ -143,7 +292,15 @@ async fn streams_of_the_others_report_cumulatively() {
 #[tokio::test]
 async fn an_error_has_the_shape_of_its_provider() {
     let fake = FakeUpstream::start().unwrap();
-    for (path, at) in [(CHAT, "/error/code"), (MESSAGES, "/error/type"), (GENERATE, "/error/status")] {
+    for (path, at) in [
+        (CHAT, "/error/code"),
+        (MESSAGES, "/error/type"),
+        (GENERATE, "/error/status"),
+        ("/openai/deployments/ours/chat/completions", "/error/code"),
+        (CONVERSE, "/message"),
+        ("/v2/chat", "/message"),
+        ("/api/chat", "/error"),
+    ] {
         let answer = ask(&fake, path, &json!({"model": "error-429"}), "").await;
         assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
         let error: Value = serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap();
@@ -339,4 +496,36 @@ async fn every_directive_of_the_table_is_understood() {
         count += 1;
     }
     assert_eq!(count, 33, "the table is read wrong");
+}
+
+#[tokio::test]
+async fn work_in_the_background_is_over_when_it_is_fetched_again() {
+    let fake = FakeUpstream::start().unwrap();
+    let http = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let get = async |path: &str| -> Value {
+        let answer = http.get(format!("{}{path}", fake.base_url()).parse().unwrap()).await.unwrap();
+        serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap()
+    };
+    let request = json!({"input": "how are you", "background": true});
+    for path in ["/v1/responses", "/v1/threads/t/runs"] {
+        let made: Value = serde_json::from_str(&text(&fake, path, &request, "").await).unwrap();
+        assert_eq!((&made["status"], &made["usage"]), (&json!("queued"), &Value::Null));
+        let one = format!("{path}/{}", made["id"].as_str().unwrap());
+        let fetched = get(&one).await;
+        assert_eq!((&fetched["status"], &fetched["usage"]), (&json!("in_progress"), &Value::Null));
+        for _ in 0..2 {
+            let fetched = get(&one).await;
+            assert_eq!((&fetched["status"], &fetched["id"]), (&json!("completed"), &made["id"]));
+            let promise = promise(path, request.to_string().as_bytes(), "");
+            assert_eq!(fetched["usage"]["total_tokens"], promise.input + promise.output);
+        }
+    }
+    assert!(get("/v1/responses/resp_other").await["error"].is_object());
+    let lines = async |path: &str| {
+        let answer = http.get(format!("{}{path}", fake.base_url()).parse().unwrap()).await.unwrap();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        String::from_utf8(body.to_vec()).unwrap().lines().count()
+    };
+    assert_eq!(lines("/v1/files/file-1/content").await, 3);
+    assert_eq!(lines("/v1/messages/batches/msgbatch_1/results").await, 3);
 }

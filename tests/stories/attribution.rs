@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::asks::{self, Ask};
@@ -113,6 +114,78 @@ async fn a_key_is_found_wherever_sdks_put_it_and_never_leaves() {
     assert_eq!(received[12].target, "/v1beta/models/gemini-2.5-flash:generateContent?alt=sse&x=1");
     for record in stand.records_when(14) {
         assert_eq!(payer(&record), ["research", "lab", "-", "key"]);
+    }
+}
+
+#[tokio::test]
+async fn the_credential_goes_where_the_client_put_its_key_if_either_wire_looks_there() {
+    let stand = Stand::start();
+    let key = stand.key("lab").await;
+    let bearer = format!("Bearer {key}");
+    for (path, name, value, place) in [
+        // Gemini's OpenAI-compatible path, Anthropic's dialect elsewhere.
+        ("/gemini/v1beta/openai/chat/completions", "authorization", &bearer, "authorization"),
+        ("/gemini/v1beta/openai/chat/completions", "x-goog-api-key", &key, "x-goog-api-key"),
+        ("/gemini/v1beta/openai/chat/completions", "api-key", &key, "x-goog-api-key"),
+        ("/openai/anthropic/v1/messages", "x-api-key", &key, "x-api-key"),
+        ("/openai/anthropic/v1/messages", "authorization", &bearer, "authorization"),
+        ("/anthropic/v1/messages", "authorization", &bearer, "x-api-key"),
+        ("/openai/v1/chat/completions", "x-api-key", &key, "authorization"),
+    ] {
+        stand.fake.forget();
+        // Whatever credential stands beside it goes: two are one too many.
+        let call =
+            stand.call(path).json(&json!({"model": "m"})).header(name, value).header("x-amz-security-token", "t");
+        let call = if name == "authorization" { call } else { call.header("authorization", "Bearer sk-dummy") };
+        assert_eq!(call.send().await.status, 200);
+        let asked = stand.fake.requests().remove(0);
+        let credential = if place == "authorization" { format!("Bearer {CREDENTIAL}") } else { CREDENTIAL.to_owned() };
+        assert_eq!(asked.header(place), Some(credential.as_str()), "{path} {name}");
+        let places = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
+        assert_eq!(places.iter().filter(|name| asked.header(name).is_some()).count(), 1, "{path} {name}");
+    }
+    let in_query = format!("{}?key=AIza-own&x=1", asks::generate().path);
+    stand.call(&in_query).json(&asks::generate().body).header("x-goog-api-key", &key).send().await;
+    assert!(stand.fake.requests()[1].target.ends_with(":generateContent?x=1"));
+}
+
+#[tokio::test]
+async fn a_key_in_the_path_is_refused_and_hidden_ones_go_nowhere() {
+    let stand = Stand::start();
+    let key = stand.key("lab").await;
+    let encoded = key.replacen('_', "%5f", 1);
+    for path in [format!("/openai/v1/{key}/chat/completions"), format!("/anthropic/v1/messages/{encoded}")] {
+        let reply = stand.call(&path).json(&json!({})).send().await;
+        let told = reply.text();
+        assert_eq!(reply.status, 401);
+        assert!(told.contains("misplaced_key") || told.contains("authentication_error"), "{told}");
+        assert!(told.contains("path") && !told.contains(&key), "{told}");
+    }
+    assert!(stand.fake.requests().is_empty());
+    let path = format!("/openai/v1/models?token={key}&key={encoded}&a=1");
+    stand.call(&path).method(Method::GET).header("x-odd", &encoded).header("cookie", &key).send().await;
+    let asked = stand.fake.requests().remove(0);
+    assert_eq!(asked.target, "/v1/models?a=1");
+    assert!(asked.header("x-odd").is_none() && asked.header("cookie").is_none());
+    assert!((stand.metric("tokenmeter_refused_total", &["misplaced_key"]).await - 2.0).abs() < f64::EPSILON);
+}
+
+#[tokio::test]
+async fn what_its_client_signed_passes_as_it_was_signed() {
+    let stand = Stand::start();
+    let signature =
+        "AWS4-HMAC-SHA256 Credential=AKID/20261122/us-east-1/bedrock/aws4_request, SignedHeaders=host, Signature=0a";
+    let ask = asks::chat_stream();
+    for (name, value) in
+        [("authorization", signature), ("x-amz-content-sha256", "e3b0"), ("authorization", "Bearer ya29.a0Ad-own")]
+    {
+        stand.fake.forget();
+        let reply = stand.ask(&ask).header(name, value).header("x-amz-date", "20261122T130000Z").send().await;
+        assert_eq!(reply.status, 200);
+        let asked = stand.fake.requests().remove(0);
+        assert_eq!((asked.header(name), asked.header("x-amz-date")), (Some(value), Some("20261122T130000Z")));
+        let is_spliced = String::from_utf8(asked.body).unwrap().contains("include_usage");
+        assert_eq!(is_spliced, value.starts_with("Bearer"), "a signed body is not ours to put anything into");
     }
 }
 

@@ -115,6 +115,85 @@ async fn an_unknown_endpoint_passes_and_is_recorded_as_unknown() {
 }
 
 #[tokio::test]
+async fn of_what_nobody_reads_the_bytes_of_both_directions_are_recorded() {
+    let stand = Stand::start();
+    let call = |script: &str| stand.call("/openai/v1/brand/new").body(vec![7_u8; 300_000]).fake(script).send();
+    let whole = call("").await;
+    let units = |request: usize, response: usize| json!({"request_bytes": request, "response_bytes": response});
+    assert_eq!(stand.only_record()["units"], units(300_000, whole.body.len()));
+    assert!(!call("cut_after_bytes=10").await.is_whole);
+    let record = stand.records_when(2).pop().unwrap();
+    assert_eq!((&record["outcome"], &record["units"]), (&json!("upstream_cut"), &units(300_000, 10)));
+    assert_eq!(call("cut").await.status, 502);
+    let record = stand.records_when(3).pop().unwrap();
+    assert_eq!((&record["provenance"], &record["units"]), (&json!("unknown"), &units(300_000, 0)));
+    // What costs nothing, and what is read, is not weighed.
+    call("status=500").await;
+    stand.call("/openai/v1/files").method(Method::GET).send().await;
+    stand.ask(&asks::chat()).send().await;
+    let records = stand.records_when(6);
+    assert!(records[3..].iter().all(|record| record.get("units").is_none()), "{records:#?}");
+}
+
+/// A form of `parts`: what stands behind `form-data;`, and the content.
+fn form(parts: &[(&str, &[u8])]) -> Vec<u8> {
+    let parts = parts.iter().map(|(name, content)| {
+        let head = format!("--a-boundary\r\nContent-Disposition: form-data; {name}\r\n\r\n");
+        [head.as_bytes(), content, b"\r\n"].concat()
+    });
+    [parts.collect::<Vec<_>>().concat(), b"--a-boundary--\r\n".to_vec()].concat()
+}
+
+#[tokio::test]
+async fn the_model_of_a_form_is_known_before_and_behind_a_file_and_the_form_passes_unchanged() {
+    let stand = Stand::start();
+    let (model, stream) = (("name=\"model\"", &b"whisper-1"[..]), ("name=\"stream\"", &b"true"[..]));
+    let [small, medium, large] = [1_000, 1_000_000, 9_000_000].map(|bytes| vec![b'-'; bytes]);
+    let name = "name=\"file\"; filename=\"model.wav\"";
+    let [small, medium, large] = [&small, &medium, &large].map(|content| (name, content.as_slice()));
+    for (count, (parts, expected, streams)) in [
+        (vec![model, stream, large], Some("whisper-1"), true),
+        (vec![small, stream, model], Some("whisper-1"), true),
+        // Behind a file a flag is not waited for, nor anything behind more than may be held.
+        (vec![model, medium, stream], Some("whisper-1"), false),
+        (vec![large, model], None, false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let body = form(&parts);
+        let call = stand.call("/openai/v1/audio/transcriptions").body(body.clone());
+        let call = call.header("content-type", "multipart/form-data; boundary=a-boundary");
+        assert_eq!(call.fake("status=400").send().await.status, 400);
+        let record = stand.records_when(count + 1).pop().unwrap();
+        assert_eq!(
+            (record["operation"].as_str(), record["model_requested"].as_str()),
+            (Some("transcription"), expected)
+        );
+        assert_eq!(record["stream"], streams, "{count}");
+        assert!(stand.fake.requests()[count].body == body, "{count}: what arrived differs");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_its_client_compressed_passes_as_it_is_and_its_answer_is_counted() {
+    let stand = Stand::start();
+    let usage = json!({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5});
+    let answer = json!({"object": "chat.completion", "model": "m-1", "choices": [], "usage": usage}).to_string();
+    let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
+    stand.fake.respond_to("answer", Canned { status: 200, headers, chunks: vec![Bytes::from(answer)] });
+    // Legible all the same, so that looking into it would show.
+    let body = Bytes::from_static(b"{\"model\":\"no\",\"stream\":true}");
+    let call = stand.call("/openai/v1/chat/completions").header("content-encoding", "gzip").body(body.clone());
+    assert_eq!(call.header("x-fake-replay", "answer").send().await.status, 200);
+    let asked = stand.fake.requests().remove(0);
+    assert_eq!((asked.body, asked.headers["content-encoding"].to_str().unwrap()), (body.to_vec(), "gzip"));
+    let record = stand.only_record();
+    assert_eq!((&record["model"], record.get("model_requested")), (&json!("m-1"), None));
+    assert_eq!((&record["provenance"], &record["tokens"]), (&json!("reported"), &json!({"input": 3, "output": 2})));
+}
+
+#[tokio::test]
 async fn a_redirect_is_the_clients_to_follow() {
     let stand = Stand::start();
     let headers = vec![("location".to_owned(), "/v1/elsewhere".to_owned())];

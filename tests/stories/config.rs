@@ -40,7 +40,9 @@ fn check_says_every_problem_with_its_line() {
         assert!(text.contains(&place), "{part} at {place}:\n{text}");
     }
     assert!(text.contains("5 problems"), "{text}");
-    assert!(text.contains("anthropic, gemini, openai"), "what is known is told:\n{text}");
+    for wire in tokenmeter::wires::REGISTRY {
+        assert!(text.contains(wire.name()), "what is known is told:\n{text}");
+    }
 }
 
 #[test]

@@ -18,17 +18,19 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use crate::asks::{chat, chat_stream};
 use crate::stand::{PAYERS, Stand};
+use crate::websockets;
 
 /// TLS in front of `behind`; returns where, and the authority's certificate as PEM.
 async fn tls_in_front_of(behind: SocketAddr) -> (SocketAddr, String) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(vec![made.cert.der().clone()], key)
         .unwrap();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -121,6 +123,26 @@ async fn an_egress_proxy_is_asked_to_connect_and_told_its_password() {
     assert_eq!(stand.ask(&chat()).send().await.status, 200);
     // `user:p@ss`
     assert!(heads.lock().unwrap()[1].contains("Basic dXNlcjpwQHNz"), "{heads:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_goes_the_same_way_as_everything_else_but_over_http1() {
+    let mut authority = tempfile::NamedTempFile::new().unwrap();
+    let (proxy, heads) = egress_proxy().await;
+    let stand = stand_with(|fake| {
+        let (at, pem) = blocking(tls_in_front_of(fake));
+        authority.write_all(pem.as_bytes()).unwrap();
+        let ca_file = authority.path().display().to_string();
+        let keys = format!("ca_file = {ca_file:?}\nproxy_url = \"http://{proxy}\"\nhttp_version = \"2\"");
+        (format!("https://localhost:{}", at.port()), keys)
+    });
+    let (mut socket, _) = websockets::open(&stand, "/openai/v1/realtime", &[]).await.unwrap();
+    websockets::echo_after_hello(&mut socket).await;
+    socket.close(None).await.unwrap();
+    assert!(websockets::ends_in_order(&mut socket).await);
+    assert_eq!(heads.lock().unwrap().len(), 1);
+    assert_eq!(stand.fake.requests()[0].version, "HTTP/1.1");
+    assert_eq!(stand.only_record()["outcome"], "completed");
 }
 
 #[tokio::test]

@@ -11,6 +11,8 @@ mod asks;
 mod fake_upstream;
 #[path = "../support/machine.rs"]
 mod machine;
+#[path = "../support/raw_upstream.rs"]
+mod raw_upstream;
 #[expect(dead_code, reason = "each story uses what it needs")]
 #[path = "../support/corpus.rs"]
 mod recorded;
@@ -23,18 +25,23 @@ mod config;
 mod corpus;
 mod crashes;
 mod crowds;
+mod dialects;
 mod disconnects;
 mod drain;
 mod economy;
 mod egress;
 mod first_call;
+mod hostile;
+mod jobs;
 mod leaving;
 mod memory;
 mod prometheus;
 mod records;
 mod refusals;
 mod reports;
+mod results;
 mod sdks;
 mod secrets;
 mod syscalls;
 mod usage;
+mod websockets;

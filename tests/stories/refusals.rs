@@ -98,7 +98,7 @@ async fn told_to_refuse_who_is_unknown_nobody_calls_unnamed() {
 #[tokio::test]
 async fn told_to_refuse_the_unmetered_only_what_cannot_cost_passes_unmetered() {
     let stand = Stand::with(|base| upstreams(base).replace("wire = ", "unmetered = \"refuse\"\nwire = "));
-    let refused = stand.call("/openai/v1/images/generations").json(&json!({"prompt": "a cat"})).send().await;
+    let refused = stand.call("/openai/v1/brand/new").json(&json!({"prompt": "a cat"})).send().await;
     assert_eq!((refused.status.as_u16(), &refused.json()["error"]["code"]), (403, &json!("unmetered")));
     assert!(stand.fake.requests().is_empty());
     assert_eq!(stand.call("/openai/v1/models").method(Method::GET).send().await.status, 200);

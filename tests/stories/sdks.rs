@@ -21,39 +21,78 @@ async fn the_python_sdk_of_openai_notices_nothing_and_every_call_is_counted() {
     let key = stand.key("support-bot").await;
     let refused = revoked_key(&stand).await;
     let lines = run(&stand, &python, "with_openai.py", "/openai", &key, &refused);
-    assert!(refusal(&lines).contains("this tokenmeter key was revoked"), "{lines:?}");
-    records_are_as_promised(&stand, 6, "Bearer ");
+    assert!(refusals(&lines).all(|message| message.contains("this tokenmeter key was revoked")), "{lines:?}");
+    records_are_as_promised(&stand, 6);
 }
 
 #[tokio::test]
 async fn the_python_sdk_of_anthropic_notices_nothing_and_every_call_is_counted() {
-    let Some(python) = tool("PYTHON") else { return };
-    let stand = stand();
-    let key = stand.key("support-bot").await;
-    // No upstream is named: the path tells it.
-    let lines = run(&stand, &python, "with_anthropic.py", "", &key, UNKNOWN_KEY);
-    assert!(refusal(&lines).contains("this tokenmeter key is unknown"), "{lines:?}");
-    records_are_as_promised(&stand, 4, "");
+    counts_every_call_of("PYTHON", "with_anthropic.py", 4).await;
 }
 
 #[tokio::test]
 async fn the_python_sdk_of_google_notices_nothing_and_every_call_is_counted() {
-    let Some(python) = tool("PYTHON") else { return };
-    let stand = stand();
-    let key = stand.key("support-bot").await;
-    let lines = run(&stand, &python, "with_google_genai.py", "/gemini", &key, UNKNOWN_KEY);
-    assert!(refusal(&lines).contains("this tokenmeter key is unknown"), "{lines:?}");
-    records_are_as_promised(&stand, 2, "");
+    counts_every_call_of("PYTHON", "with_google_genai.py", 2).await;
+}
+
+#[tokio::test]
+async fn the_azure_client_of_openai_notices_nothing_and_every_call_is_counted() {
+    counts_every_call_of("PYTHON", "with_azure.py", 5).await;
+}
+
+#[tokio::test]
+async fn boto3_with_a_bedrock_api_key_notices_nothing_and_every_call_is_counted() {
+    counts_every_call_of("PYTHON", "with_boto3.py", 5).await;
+}
+
+#[tokio::test]
+async fn the_python_sdk_of_cohere_notices_nothing_and_every_call_is_counted() {
+    counts_every_call_of("PYTHON", "with_cohere.py", 4).await;
+}
+
+#[tokio::test]
+async fn the_python_sdk_of_mistral_notices_nothing_and_every_call_is_counted() {
+    counts_every_call_of("PYTHON", "with_mistralai.py", 2).await;
+}
+
+#[tokio::test]
+async fn the_python_sdk_of_ollama_notices_nothing_and_every_call_is_counted() {
+    counts_every_call_of("PYTHON", "with_ollama.py", 3).await;
+}
+
+#[tokio::test]
+async fn langchain_notices_nothing_and_every_call_is_counted() {
+    counts_every_call_of("PYTHON", "with_langchain.py", 6).await;
+}
+
+#[tokio::test]
+async fn litellm_notices_nothing_and_every_call_is_counted() {
+    counts_every_call_of("PYTHON_LITELLM", "with_litellm.py", 6).await;
 }
 
 #[tokio::test]
 async fn the_node_sdk_of_openai_notices_nothing_and_every_call_is_counted() {
-    let (Some(node), Some(_)) = (tool("NODE"), tool("NODE_MODULES")) else { return };
+    counts_every_call_of("NODE", "openai.mjs", 4).await;
+}
+
+#[tokio::test]
+async fn the_ai_sdk_of_vercel_notices_nothing_and_every_call_is_counted() {
+    counts_every_call_of("NODE", "vercel_ai.mjs", 6).await;
+}
+
+/// Runs `script` with a virtual key, and where it wants to be refused with one that nobody made: its own checks must
+/// hold, its errors must show why, and the ledger must know all of its calls. It names its upstream itself, or none: then
+/// the path tells it.
+async fn counts_every_call_of(program: &str, script: &str, at_least: usize) {
+    if program == "NODE" && tool("NODE_MODULES").is_none() {
+        return;
+    }
+    let Some(program) = tool(program) else { return };
     let stand = stand();
     let key = stand.key("support-bot").await;
-    let lines = run(&stand, &node, "openai.mjs", "", &key, UNKNOWN_KEY);
-    assert!(refusal(&lines).contains("this tokenmeter key is unknown"), "{lines:?}");
-    records_are_as_promised(&stand, 4, "Bearer ");
+    let lines = run(&stand, &program, script, "", &key, UNKNOWN_KEY);
+    assert!(refusals(&lines).all(|message| message.contains("this tokenmeter key is unknown")), "{lines:?}");
+    records_are_as_promised(&stand, at_least);
 }
 
 /// A stand whose upstreams come before the one without a credential, so that a path alone finds them.
@@ -61,8 +100,23 @@ fn stand() -> Stand {
     Stand::with(|base| {
         let all = upstreams(base);
         let (keyless, rest) = all.split_at(all[1..].find("[[upstream]]").unwrap() + 1);
-        format!("{rest}\n{keyless}\n{PAYERS}")
+        let more = [("azure", "azure"), ("bedrock", "bedrock"), ("cohere", "cohere"), ("mistral", "openai"), ("ollama", "ollama")]
+            .map(|(name, wire)| {
+                format!("[[upstream]]\nname = \"{name}\"\nwire = \"{wire}\"\nprovider = \"{name}\"\nbase_url = \"{base}\"\napi_key_env = \"TOKENMETER_STAND_KEY\"\n")
+            })
+            .join("\n");
+        format!("{rest}\n{more}\n{keyless}\n{PAYERS}")
     })
+}
+
+/// Where the providers of an upstream look for a credential, and what stands before it.
+fn credential_of(upstream: &str) -> (&'static str, &'static str) {
+    match upstream {
+        "anthropic" => ("x-api-key", ""),
+        "azure" => ("api-key", ""),
+        "gemini" => ("x-goog-api-key", ""),
+        _ => ("authorization", "Bearer "),
+    }
 }
 
 /// A virtual key that worked once.
@@ -94,21 +148,23 @@ fn run(stand: &Stand, program: &Path, script: &str, upstream: &str, key: &str, r
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The message that the SDK's error object showed.
-fn refusal(lines: &[Value]) -> &str {
-    lines.iter().find(|line| line["check"] == "refused").unwrap()["message"].as_str().unwrap()
+/// The messages that the SDK's error objects showed.
+fn refusals(lines: &[Value]) -> impl Iterator<Item = &str> {
+    assert!(lines.iter().any(|line| line["check"] == "refused"), "{lines:?}");
+    lines.iter().filter(|line| line["check"] == "refused").map(|line| line["message"].as_str().unwrap())
 }
 
 /// One record a call that the provider received, each with what it promised; and the provider saw its own credential.
-fn records_are_as_promised(stand: &Stand, at_least: usize, prefix: &str) {
+fn records_are_as_promised(stand: &Stand, at_least: usize) {
     let calls = stand.fake.requests();
     assert!(calls.len() >= at_least, "{calls:?}");
     let revoked_probes = stand.records().len() - calls.len();
     let records = stand.records_when(calls.len() + revoked_probes).split_off(revoked_probes);
     for (call, record) in calls.iter().zip(&records) {
-        let credential =
-            ["authorization", "x-api-key", "x-goog-api-key"].into_iter().find_map(|name| call.header(name));
-        assert_eq!(credential, Some(format!("{prefix}{CREDENTIAL}").as_str()), "{call:?}");
+        // All upstreams are the one fake: that a call was meant for another would not show in its answer.
+        assert!(record["wire"] == "openai" || record["wire"] == record["upstream"], "{record}");
+        let (name, prefix) = credential_of(record["upstream"].as_str().unwrap());
+        assert_eq!(call.header(name), Some(format!("{prefix}{CREDENTIAL}").as_str()), "{call:?}");
         assert_eq!(record["team"], "support-bot");
         if record["operation"] == "count_tokens" {
             assert_eq!((&record["provenance"], &record["tokens"]), (&Value::from("none"), &serde_json::json!({})));
@@ -120,6 +176,8 @@ fn records_are_as_promised(stand: &Stand, at_least: usize, prefix: &str) {
         assert_eq!((count("input"), count("output")), (truth.input, truth.output), "{record}");
         assert_eq!((count("cache_read"), count("reasoning")), (0, truth.reasoning), "{record}");
         assert_eq!(record["model"], truth.model.as_str());
+        let searches = if record["operation"] == "rerank" { serde_json::json!(1) } else { Value::Null };
+        assert_eq!(record["units"]["search_units"], searches, "{record}");
         assert_eq!((&record["provenance"], &record["outcome"]), (&"reported".into(), &"completed".into()), "{record}");
     }
 }

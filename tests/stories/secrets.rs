@@ -73,6 +73,20 @@ async fn nothing_that_is_written_logged_or_shown_holds_a_secret() {
             calls += 1;
         }
     }
+    let live = "/gemini/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent";
+    let (in_query, subprotocol) = (format!("{live}?key={key}"), format!("realtime, openai-insecure-api-key.{key}"));
+    for (path, name, value) in [
+        ("/openai/v1/realtime", "authorization", bearer.as_str()),
+        ("/openai/v1/realtime", "sec-websocket-protocol", &subprotocol),
+        (&in_query, "x-odd", "1"),
+    ] {
+        let (mut socket, head) = crate::websockets::open(&stand, path, &[(name, value)]).await.unwrap();
+        crate::websockets::echo_after_hello(&mut socket).await;
+        socket.close(None).await.unwrap();
+        assert!(crate::websockets::ends_in_order(&mut socket).await);
+        assert!(!format!("{head:?}").contains(CREDENTIAL));
+        calls += 1;
+    }
     // What tokenmeter says itself.
     let with_key = format!("/openai/v1/models?key={key}x");
     for (path, name) in [("/nowhere", "x-odd"), ("/keyless/v1/models", "x-api-key"), (with_key.as_str(), "x-odd")] {

@@ -1,7 +1,8 @@
 //! The fake upstream: a provider that answers every API family, keeps its promises, and misbehaves on request.
 //!
 //! It speaks HTTP/1.1 and HTTP/2 without TLS on a thread of its own and stops when it is dropped. What it answers is
-//! a function of the request alone, so that a test knows the true usage beforehand: see [`promise`]. A request's
+//! a function of the request alone, so that a test knows the true usage beforehand: see [`promise`]. Only work that
+//! outlives its call is remembered until it is fetched: see [`jobs`]. A request's
 //! `x-fake` header changes how the answer is sent ([`script`] has the grammar); `x-fake-replay: ID` asks for the
 //! canned answer that [`FakeUpstream::respond_to`] left under that id. For other processes: `GET /__log` is what was
 //! received, `DELETE /__log` forgets it, `POST /__release/NAME` releases a stalled answer.
@@ -10,10 +11,22 @@
 mod answer;
 #[path = "fake_upstream/anthropic.rs"]
 mod anthropic;
+#[path = "fake_upstream/azure.rs"]
+mod azure;
+#[path = "fake_upstream/bedrock.rs"]
+mod bedrock;
+#[path = "fake_upstream/cohere.rs"]
+mod cohere;
 #[path = "fake_upstream/gemini.rs"]
 mod gemini;
+#[path = "fake_upstream/jobs.rs"]
+pub(crate) mod jobs;
 #[path = "fake_upstream/log.rs"]
 mod log;
+#[path = "fake_upstream/mistral.rs"]
+mod mistral;
+#[path = "fake_upstream/ollama.rs"]
+mod ollama;
 #[path = "fake_upstream/openai.rs"]
 mod openai;
 #[path = "fake_upstream/play.rs"]
@@ -22,6 +35,8 @@ mod play;
 mod promise;
 #[path = "fake_upstream/script.rs"]
 mod script;
+#[path = "fake_upstream/session.rs"]
+mod session;
 
 use std::convert::Infallible;
 use std::io;
@@ -31,7 +46,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header, request};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -147,7 +162,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()> {
         connections.spawn(async move {
             let service = service_fn(move |request| respond(shared.clone(), reset.clone(), request));
             // A client that goes away is a client's right; what it left is in the log.
-            drop(auto::Builder::new(TokioExecutor::new()).serve_connection(socket, service).await);
+            drop(auto::Builder::new(TokioExecutor::new()).serve_connection_with_upgrades(socket, service).await);
         });
         while connections.try_join_next().is_some() {}
     }
@@ -157,8 +172,9 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()> {
 async fn respond(
     shared: Arc<Shared>,
     reset: Arc<AtomicBool>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> io::Result<Response<Playing>> {
+    let session = session::is_asked(request.headers()).then(|| hyper::upgrade::on(&mut request));
     let (head, mut body) = request.into_parts();
     if head.uri.path().starts_with("/__") {
         let answer = control(&shared, &head.method, head.uri.path());
@@ -192,6 +208,12 @@ async fn respond(
         return Err(io::Error::other("the script says to hang up"));
     }
     guard.stalled_before_head(&script).await;
+    let is_refused = script.status.is_some() || head.headers.contains_key("x-fake-replay");
+    if let Some(session) = session.filter(|_| !is_refused) {
+        let answer = session::answer(&head.headers);
+        session::begin(session, script, guard, reset.clone());
+        return Playing::start(answer, Script::default(), FateGuard::unlogged(&shared), reset);
+    }
     let canned = head.headers.get("x-fake-replay").and_then(|value| value.to_str().ok());
     let answer = match canned {
         Some(id) => match shared.canned(id) {
@@ -200,30 +222,52 @@ async fn respond(
                 Answer::json(StatusCode::NOT_FOUND, &json!({"error": {"message": format!("nothing canned `{id}`")}}))
             }
         },
-        None => route(&head.method, &target, &head.headers, &received, &script),
+        None => route(&shared, &head, &target, &received, &script),
     };
     Playing::start(answer, script, guard, reset)
 }
 
 /// The answer of the API that `target` belongs to, whatever stands before its known part.
-fn route(method: &Method, target: &str, headers: &HeaderMap, body: &[u8], script: &Script) -> Answer {
+fn route(shared: &Shared, head: &request::Parts, target: &str, body: &[u8], script: &Script) -> Answer {
+    let (method, headers) = (&head.method, &head.headers);
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     if method == Method::GET && path.ends_with("/models") {
         return models(path);
+    }
+    if method == Method::GET && script.status.is_none() {
+        match *path.split('/').collect::<Vec<_>>() {
+            [.., "responses", id] => return jobs::fetch_response(shared, id, query),
+            [.., "runs", id] => return jobs::fetch_run(shared, id),
+            [.., "files", _, "content"] => return jobs::file_content(),
+            [.., "messages", "batches", _, "results"] => return jobs::batch_results(),
+            _ => {}
+        }
     }
     let request = serde_json::from_slice::<Value>(body).unwrap_or_default();
     let promise = promise::of(path, &request, script);
     let verb = path.rsplit(['/', ':']).next().unwrap_or_default();
     match (method == Method::POST, verb) {
+        (true, "completions") if path.contains("/deployments/") => azure::chat(&request, &promise, script),
+        (true, "completions") if promise.model.starts_with("mistral-") => mistral::chat(&request, &promise, script),
         (true, "completions") if path.ends_with("/chat/completions") => openai::chat(&request, &promise, script),
         (true, "completions") => openai::text_completion(&request, &promise, script),
-        (true, "responses") => openai::responses(&request, &promise, script),
+        (true, "responses") => jobs::responses(shared, &request, &promise, script),
+        (true, "runs") => jobs::runs(shared, &request, &promise, script),
         (true, "embeddings") => openai::embeddings(&request, &promise, script),
         (true, "messages" | "rawPredict" | "streamRawPredict") => anthropic::messages(&request, &promise, script),
         (true, "count_tokens") => anthropic::count_tokens(&promise),
         (true, "generateContent") => gemini::generate(&promise, script),
         (true, "streamGenerateContent") => gemini::stream(&promise, script, query.contains("alt=sse")),
         (true, "countTokens") => gemini::count_tokens(&promise),
+        (true, "converse") => bedrock::converse(&promise, script),
+        (true, "converse-stream") => bedrock::converse_stream(&promise, script),
+        (true, "invoke") => bedrock::invoke(&request, &promise, script),
+        (true, "invoke-with-response-stream") => bedrock::invoke_stream(&promise, script),
+        (true, "chat") if path.ends_with("/api/chat") => ollama::chat(&request, &promise, script),
+        (true, "embed") if path.ends_with("/api/embed") => ollama::embed(&request, &promise, script),
+        (true, "chat") => cohere::chat(&request, &promise, script),
+        (true, "embed") => cohere::embed(&request, &promise, script),
+        (true, "rerank") => cohere::rerank(&request, &promise, script),
         _ => {
             let status = script.status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::OK);
             let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());

@@ -65,13 +65,18 @@ impl Answer {
 
     /// A stream of server-sent events. `failure` is the event that the script may ask for instead of the rest.
     pub(crate) fn sse(script: &Script, events: Pieces, failure: Bytes) -> Self {
+        let mut answer = Self::stream("text/event-stream; charset=utf-8", script, events, failure);
+        answer.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        answer
+    }
+
+    /// A stream in another framing.
+    pub(crate) fn stream(content_type: &'static str, script: &Script, events: Pieces, failure: Bytes) -> Self {
         let pieces: Pieces = match script.error_after.and_then(|count| usize::try_from(count).ok()) {
             Some(count) => Box::new(events.take(count).chain(std::iter::once(failure))),
             None => events,
         };
-        let mut headers = headers("text/event-stream; charset=utf-8");
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        Self { status: StatusCode::OK, headers, pieces, length: None }
+        Self { status: StatusCode::OK, headers: headers(content_type), pieces, length: None }
     }
 
     /// An error, not to be tried again.

@@ -12,7 +12,6 @@ pub(crate) fn messages(request: &Value, promise: &Promise, script: &Script) -> A
     if let Some(status) = promise.error {
         return Answer::error(status, &error_body(status));
     }
-    let stop = if promise.is_cut_short { "max_tokens" } else { "end_turn" };
     if request.get("stream").and_then(Value::as_bool) != Some(true) {
         return Answer::json_with_text(promise, |text| {
             let thinking = json!({"type": "thinking", "thinking": THINKING, "signature": "ZmFrZQ=="});
@@ -22,14 +21,20 @@ pub(crate) fn messages(request: &Value, promise: &Promise, script: &Script) -> A
                 .into_iter()
                 .chain([json!({"type": "text", "text": text})])
                 .collect();
-            message(promise, script, &json!(content), Some(stop), promise.output)
+            message(promise, script, &json!(content), Some(stop(promise)), promise.output)
         });
     }
+    let send = |kind: &str, data: Value| event(script, Some(kind), &data.to_string());
+    Answer::sse(script, events(promise, script, send), send("error", error_body(529)))
+}
+
+/// The events of a stream, each made by `send` from its name and data.
+pub(crate) fn events(promise: &Promise, script: &Script, send: impl Fn(&str, Value) -> Bytes) -> Pieces {
     let send = |kind: &str, mut data: Value| -> Bytes {
         if let Some(members) = data.as_object_mut() {
             members.insert("type".to_owned(), json!(kind));
         }
-        event(script, Some(kind), &data.to_string())
+        send(kind, data)
     };
     let start =
         |index: usize, block: Value| send("content_block_start", json!({"index": index, "content_block": block}));
@@ -53,14 +58,17 @@ pub(crate) fn messages(request: &Value, promise: &Promise, script: &Script) -> A
     head.push(start(text_index, json!({"type": "text", "text": ""})));
     head.push(send("ping", json!({})));
     let text = promise.stream_text(|text| delta(text_index, json!({"type": "text_delta", "text": text})));
-    let mut last = json!({"delta": {"stop_reason": stop, "stop_sequence": null}});
+    let mut last = json!({"delta": {"stop_reason": stop(promise), "stop_sequence": null}});
     if let (false, Some(members)) = (script.no_usage, last.as_object_mut()) {
         members.insert("usage".to_owned(), usage(promise, promise.output));
     }
     let tail = [stop_block(text_index), send("message_delta", last)];
     let done = (!script.no_done).then(|| send("message_stop", json!({})));
-    let events: Pieces = Box::new(head.into_iter().chain(text).chain(tail).chain(done));
-    Answer::sse(script, events, event(script, Some("error"), &error_body(529).to_string()))
+    Box::new(head.into_iter().chain(text).chain(tail).chain(done))
+}
+
+fn stop(promise: &Promise) -> &'static str {
+    if promise.is_cut_short { "max_tokens" } else { "end_turn" }
 }
 
 pub(crate) fn count_tokens(promise: &Promise) -> Answer {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::answer::Canned;
+use super::jobs::Job;
 use super::script::Script;
 
 /// Bytes of a request body that are kept.
@@ -96,6 +97,8 @@ struct State {
     arrivals: u64,
     released: HashSet<String>,
     canned: HashMap<String, Canned>,
+    /// By id.
+    jobs: HashMap<String, Job>,
 }
 
 impl Shared {
@@ -137,6 +140,24 @@ impl Shared {
 
     pub(crate) fn canned(&self, id: &str) -> Option<Canned> {
         self.state().canned.get(id).cloned()
+    }
+
+    /// An id that no job has.
+    pub(crate) fn new_id(&self, prefix: &str) -> String {
+        format!("{prefix}_{}", self.state().jobs.len())
+    }
+
+    pub(crate) fn keep_job(&self, id: &str, job: Job) {
+        self.change(|state| state.jobs.insert(id.to_owned(), job));
+    }
+
+    /// The job as it is now that it was fetched once more.
+    pub(crate) fn fetch_job(&self, id: &str) -> Option<Job> {
+        self.change(|state| {
+            let job = state.jobs.get_mut(id)?;
+            job.fetches = job.fetches.saturating_add(1);
+            Some(job.clone())
+        })
     }
 
     pub(crate) async fn wait_for(&self, enough: impl Fn(&[Received]) -> bool) -> Vec<Received> {

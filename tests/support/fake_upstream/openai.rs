@@ -14,7 +14,7 @@ use super::script::Script;
 pub(crate) const CREATED: u64 = 1_767_225_600;
 
 /// The embedding of everything.
-const VECTOR: [f32; 4] = [0.5, -0.25, 0.125, 1.0];
+pub(crate) const VECTOR: [f32; 4] = [0.5, -0.25, 0.125, 1.0];
 
 pub(crate) fn chat(request: &Value, promise: &Promise, script: &Script) -> Answer {
     if let Some(error) = refusal(request, promise, script) {
@@ -143,7 +143,7 @@ pub(crate) fn responses(request: &Value, promise: &Promise, script: &Script) -> 
 }
 
 /// `text` is `None` while the response is under way.
-fn response(promise: &Promise, script: &Script, text: Option<&str>) -> Value {
+pub(crate) fn response(promise: &Promise, script: &Script, text: Option<&str>) -> Value {
     let status = match text {
         None => "in_progress",
         Some(_) if promise.is_cut_short => "incomplete",
@@ -246,7 +246,10 @@ fn error_body(status: u16) -> Value {
         500.. => ("server_error", "server_error"),
         _ => ("invalid_request_error", "invalid_request"),
     };
-    json!({"error": {"message": format!("the fake answers {status} as asked"), "type": kind, "param": null, "code": code}})
+    // LiteLLM tells a refused key by these words.
+    let cause = if status == 401 { "Incorrect API key provided: " } else { "" };
+    let message = format!("{cause}the fake answers {status} as asked");
+    json!({"error": {"message": message, "type": kind, "param": null, "code": code}})
 }
 
 /// Whether the stream ends with a usage event: only if it was asked for.
@@ -255,7 +258,7 @@ fn end_usage(request: &Value, script: &Script) -> bool {
     asked && !script.no_usage
 }
 
-fn is_stream(request: &Value) -> bool {
+pub(crate) fn is_stream(request: &Value) -> bool {
     request.get("stream").and_then(Value::as_bool).unwrap_or(false)
 }
 

@@ -6,7 +6,7 @@
 //!   the request's output limit; its tokens are its words, times the choices asked for.
 //! - Where thinking is asked for (`thinking`, `reasoning_effort`, `reasoning`, `thinkingConfig`), four words of
 //!   thinking come first and are output too: `reasoning` of `output`.
-//! - Embeddings have no output.
+//! - Embeddings have no output; a rerank consumes no tokens at all.
 //! - Under `bytes=N` the answer is `word ` again and again, in pieces of 13107 words, and no text is kept.
 //! - Nothing is cached unless the script says so; then `cache_read` and `cache_write` are taken from the prompt.
 //!
@@ -28,6 +28,20 @@ pub(crate) fn bulk_text() -> String {
 
 /// Words of it: just under 64 KiB.
 const BULK_WORDS: usize = 13_107;
+
+/// Members of a request that hold its prompt.
+const TEXTS: [&str; 8] =
+    ["system", "instructions", "systemInstruction", "messages", "input", "texts", "prompt", "contents"];
+
+/// Where a request limits its output.
+const LIMITS: [&str; 6] = [
+    "/max_tokens",
+    "/max_completion_tokens",
+    "/max_output_tokens",
+    "/generationConfig/maxOutputTokens",
+    "/inferenceConfig/maxTokens",
+    "/options/num_predict",
+];
 
 /// What will be answered and reported.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -90,17 +104,14 @@ pub(crate) fn promise(path: &str, body: &[u8], script: &str) -> Promise {
 pub(crate) fn of(path: &str, request: &Value, script: &Script) -> Promise {
     let model = model(path, request);
     let error = script.status.or_else(|| model.strip_prefix("error-").and_then(|status| status.parse().ok()));
-    let prompt: u64 = ["/system", "/instructions", "/systemInstruction", "/messages", "/input", "/prompt", "/contents"]
-        .into_iter()
-        .filter_map(|member| request.pointer(member))
-        .map(words)
-        .sum();
+    let texts = if path.ends_with("/rerank") { [].as_slice() } else { &TEXTS };
+    let prompt: u64 = texts.iter().filter_map(|member| request.get(member)).map(words).sum();
     let mut text = vec!["echo".to_owned()];
     match script.words {
         Some(count) => text = (0..count).map(|_| "word".to_owned()).collect(),
         None => last_turn(request).into_iter().for_each(|turn| collect_words(turn, &mut text)),
     }
-    let limit = ["/max_tokens", "/max_completion_tokens", "/max_output_tokens", "/generationConfig/maxOutputTokens"]
+    let limit = LIMITS
         .into_iter()
         .find_map(|member| request.pointer(member)?.as_u64())
         .and_then(|limit| usize::try_from(limit).ok())
@@ -108,7 +119,8 @@ pub(crate) fn of(path: &str, request: &Value, script: &Script) -> Promise {
     let is_cut_short = text.len() > limit;
     text.truncate(limit);
     let choices = request.get("n").and_then(Value::as_u64).unwrap_or(1);
-    let has_output = !path.ends_with("/embeddings") && !path.contains("count");
+    let has_output =
+        !["/embeddings", "/embed", "/rerank"].iter().any(|verb| path.ends_with(verb)) && !path.contains("count");
     let thinking = ["/thinking", "/reasoning_effort", "/reasoning/effort", "/generationConfig/thinkingConfig"]
         .into_iter()
         .any(|member| request.pointer(member).is_some_and(asks_for_thinking));
@@ -133,11 +145,17 @@ pub(crate) fn of(path: &str, request: &Value, script: &Script) -> Promise {
     }
 }
 
-/// The body's model, else the path's: `…/models/NAME:verb`, `…/deployments/NAME/…`.
+/// The body's model, else the path's: `…/models/NAME:verb`, `…/deployments/NAME/…`, `…/model/NAME/verb`.
 fn model(path: &str, request: &Value) -> String {
     let after = |mark: &str| path.split_once(mark).and_then(|(_, rest)| rest.split(['/', ':']).next());
     let named = request.get("model").and_then(Value::as_str);
-    named.or_else(|| after("/models/")).or_else(|| after("/deployments/")).unwrap_or("fake-1").to_owned()
+    let in_path = || after("/models/").or_else(|| after("/deployments/")).or_else(|| after("/model/"));
+    named.or_else(in_path).map_or_else(|| "fake-1".to_owned(), decoded)
+}
+
+/// A model's name in a path has its colon encoded, where it is Bedrock's.
+fn decoded(name: &str) -> String {
+    percent_encoding::percent_decode_str(name).decode_utf8().map_or_else(|_| name.to_owned(), Into::into)
 }
 
 fn asks_for_thinking(member: &Value) -> bool {

@@ -27,6 +27,9 @@
 //! | `reset` | closes by a TCP reset: with a `cut…` there, alone unanswered |
 //! | `trailers` | the trailer `x-fake-trailer: end` follows the body |
 //! | `close` | the answer says `connection: close` (HTTP/1) |
+//!
+//! To a WebSocket the fake says `hello`, then echoes each message; `bye` is answered by a close frame. There `stall_after`
+//! and `cut_after` count echoes, `reset` says how it is cut, and `status` refuses the upgrade.
 
 use std::str::FromStr;
 
