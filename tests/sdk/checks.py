@@ -1,6 +1,7 @@
 """What the SDK scripts share: where to call, what the fake provider promises, one JSON line a check.
 
-TOKENMETER_SDK_BASE_URL  the upstream's base URL without a path, `http://127.0.0.1:8080/openai` or the fake itself
+TOKENMETER_SDK_BASE_URL  tokenmeter's base URL or the fake's, without a path but perhaps an upstream's name; scripts
+                         whose paths do not tell the upstream name it themselves
 TOKENMETER_SDK_KEY       the credential, sent where the SDK puts it
 TOKENMETER_SDK_REFUSED_KEY  a credential that is refused; without it the fake's own 401 is asked for
 """
