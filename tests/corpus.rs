@@ -162,10 +162,10 @@ fn recorded_answers_are_read_to_the_token_however_they_are_cut() {
             wrong_rows.push(format!("{} {} {}: {}", row.id, row.provider, row.api_family, wrong.join("; ")));
         }
     }
-    eprintln!("family | rows | exact | anomalies");
-    for (family, [total, exact, anomalies]) in &table {
-        eprintln!("{family} | {total} | {exact} | {anomalies}");
-    }
+    let lines =
+        table.iter().map(|(family, [all, exact, anomalies])| format!("{family} | {all} | {exact} | {anomalies}"));
+    let lines: Vec<String> = std::iter::once("family | rows | exact | anomalies".to_owned()).chain(lines).collect();
+    support::say(&lines.join("\n"));
     assert!(wrong_rows.is_empty(), "{} rows are read wrongly:\n{}", wrong_rows.len(), wrong_rows.join("\n"));
 }
 

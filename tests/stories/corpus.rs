@@ -112,12 +112,16 @@ async fn recorded_traffic_passes_unchanged_and_is_counted_to_the_token() {
             }
         }
     }
-    eprintln!("family | rows | exact | wrong counts | changed bytes");
+    let mut said = "family | rows | exact | wrong counts | changed bytes\n".to_owned();
     for (family, [all, exact, wrong, changed]) in &table {
-        eprintln!("{family} | {all} | {exact} | {wrong} | {changed}");
+        writeln!(said, "{family} | {all} | {exact} | {wrong} | {changed}").unwrap();
     }
     let with_usage = rows.iter().filter(|row| row.usage_present).count();
-    eprintln!("{with_usage} of {} rows with usage; {replayed:.1?}, {:.1?} with records", rows.len(), begun.elapsed());
+    let whole = begun.elapsed();
+    recorded::say(&format!(
+        "{said}{with_usage} of {} rows with usage; {replayed:.1?}, {whole:.1?} with records",
+        rows.len()
+    ));
     problems.sort();
     assert!(problems.is_empty(), "{} of {} rows:\n{}", problems.len(), rows.len(), problems.join("\n"));
 }
