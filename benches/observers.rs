@@ -50,6 +50,7 @@ const CHAT: Kind = Kind {
     usage: "data: {\"id\":\"chatcmpl-BxQ1m0w8nVdT2\",\"object\":\"chat.completion.chunk\",\"model\":\"gpt-5-2025-08-07\",\"choices\":[],\"usage\":{\"prompt_tokens\":1836,\"completion_tokens\":391,\"total_tokens\":2227,\"prompt_tokens_details\":{\"cached_tokens\":1024,\"audio_tokens\":0},\"completion_tokens_details\":{\"reasoning_tokens\":128}}}\n\ndata: [DONE]\n\n",
 };
 
+/// Azure's and Vertex's answers are read as `OpenAI`'s and Gemini's.
 const KINDS: &[Kind] = &[
     CHAT,
     Kind { name: "openai chat, gzip", encoding: "gzip", ..CHAT },
@@ -148,6 +149,14 @@ const KINDS: &[Kind] = &[
         operation: Operation::TextCompletion,
         text: "id: 3\nevent: message\ndata: {\"model_id\":\"ibm/granite\",\"created_at\":\"2026-11-22T13:22:01Z\",\"results\":[{\"generated_text\":\" word\",\"generated_token_count\":3,\"input_token_count\":0,\"stop_reason\":\"not_finished\"}]}\n\n",
         usage: "id: 4\nevent: message\ndata: {\"model_id\":\"ibm/granite\",\"results\":[{\"generated_text\":\"\",\"generated_token_count\":391,\"input_token_count\":0,\"stop_reason\":\"eos_token\"}]}\n\n",
+        ..CHAT
+    },
+    Kind {
+        name: "alephalpha complete",
+        wire: "alephalpha",
+        operation: Operation::TextCompletion,
+        text: "data: {\"type\":\"stream_chunk\",\"index\":0,\"completion\":\" word\"}\n\n",
+        usage: "data: {\"type\":\"stream_summary\",\"index\":0,\"model_version\":\"2022-04\",\"finish_reason\":\"maximum_tokens\"}\n\ndata: {\"type\":\"completion_summary\",\"num_tokens_prompt_total\":15,\"num_tokens_generated\":391}\n\n",
         ..CHAT
     },
 ];
