@@ -16,6 +16,7 @@ pub mod dashscope;
 mod delivered;
 pub mod gemini;
 mod markers;
+mod models;
 mod object;
 pub mod ollama;
 pub mod openai;

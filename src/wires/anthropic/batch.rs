@@ -2,15 +2,12 @@
 
 use serde_json::json;
 
+use super::super::models::Models;
 use super::super::object::Object;
 use super::super::told::{Cached, Told};
 use super::super::{Countable, Observer, Reading, UsageSeen};
 use super::usage::Usage;
 use crate::framing::compact::compacted;
-
-/// Models remembered to tell whether all are the same, at most, and the longest name that is one.
-const MODELS_MAX: usize = 16;
-const MODEL_BYTES_MAX: usize = 256;
 
 /// Sums the lines. Whether all of them came is for the connection to say: there is no last one.
 #[derive(Debug, Default)]
@@ -18,7 +15,7 @@ pub(super) struct Results {
     sum: Told,
     succeeded: u64,
     searches: u64,
-    models: Vec<String>,
+    models: Models,
     service_tier: Option<String>,
     is_error: bool,
 }
@@ -40,11 +37,7 @@ impl Results {
         self.succeeded = self.succeeded.saturating_add(1);
         self.searches = self.searches.saturating_add(searches.unwrap_or(0));
         self.service_tier = service_tier.or_else(|| self.service_tier.take());
-        if let Some(model) = model.filter(|model| {
-            !self.models.contains(model) && self.models.len() < MODELS_MAX && model.len() <= MODEL_BYTES_MAX
-        }) {
-            self.models.push(model);
-        }
+        self.models.add(model);
     }
 }
 
@@ -72,9 +65,8 @@ impl Observer for Results {
             "cache_read_input_tokens": self.sum.cache_read,
             "output_tokens": self.sum.output,
         });
-        let model = if let [only] = self.models.as_slice() { Some(only.clone()) } else { None };
         Reading {
-            model,
+            model: self.models.only(),
             usage: UsageSeen::Interim,
             tokens,
             usage_raw: compacted(&raw.to_string()),

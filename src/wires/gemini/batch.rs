@@ -5,6 +5,7 @@ use serde_json::json;
 use super::usage::{Parts, service_tier};
 use crate::framing::compact::compacted;
 use crate::usage::Anomaly;
+use crate::wires::models::Models;
 use crate::wires::object::Object;
 use crate::wires::told::{Cached, Told};
 use crate::wires::{Countable, Job, Observer, Reading, UsageSeen};
@@ -13,16 +14,12 @@ use crate::wires::{Countable, Job, Observer, Reading, UsageSeen};
 pub(super) const USAGES: &str = "response.inlinedResponses.inlinedResponses[].response.usageMetadata";
 pub(super) const MODELS: &str = "response.inlinedResponses.inlinedResponses[].response.modelVersion";
 
-/// Models remembered to tell whether all are the same, at most, and the longest name that is one.
-const MODELS_MAX: usize = 16;
-const MODEL_BYTES_MAX: usize = 256;
-
 /// Sums the responses.
 #[derive(Debug, Default)]
 pub(super) struct Results {
     sum: Told,
     succeeded: u64,
-    models: Vec<String>,
+    models: Models,
     service_tier: Option<String>,
     anomaly: Option<Anomaly>,
     is_error: bool,
@@ -38,7 +35,7 @@ impl Results {
         let mut results = Self { job: Some(Job { id, is_over }), ..Self::default() };
         object.objects(USAGES).for_each(|usage| results.take(&usage));
         for model in object.elements(MODELS) {
-            results.take_model(serde_json::from_str(model.get()).ok());
+            results.models.add(serde_json::from_str(model.get()).ok());
         }
         Some(results)
     }
@@ -53,13 +50,6 @@ impl Results {
         self.anomaly = self.anomaly.or(anomaly);
         self.service_tier = service_tier(usage).or_else(|| self.service_tier.take());
     }
-
-    fn take_model(&mut self, model: Option<String>) {
-        let is_new = |model: &String| {
-            !self.models.contains(model) && self.models.len() < MODELS_MAX && model.len() <= MODEL_BYTES_MAX
-        };
-        self.models.extend(model.filter(is_new));
-    }
 }
 
 impl Observer for Results {
@@ -70,7 +60,7 @@ impl Observer for Results {
         let Some(response) = line.object("response") else { return };
         if let Some(usage) = response.object("usageMetadata") {
             self.take(&usage);
-            self.take_model(response.text("modelVersion"));
+            self.models.add(response.text("modelVersion"));
         }
     }
 
@@ -90,9 +80,8 @@ impl Observer for Results {
             "cached": self.sum.cache_read,
             "output": self.sum.output,
         });
-        let model = if let [only] = self.models.as_slice() { Some(only.clone()) } else { None };
         Reading {
-            model,
+            model: self.models.only(),
             // A list has no last word: it is the sum of all when it has come whole.
             usage: UsageSeen::Interim,
             tokens,
