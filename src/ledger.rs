@@ -6,6 +6,7 @@
 mod applier;
 mod buckets;
 mod catch_up;
+mod chain;
 mod feed;
 mod jobs;
 mod keys;
@@ -26,6 +27,7 @@ use crate::journal::{JournalError, Position};
 pub use applier::Applier;
 pub use buckets::{Counts, Dimension, Row};
 pub use catch_up::catch_up;
+pub use chain::Link;
 pub use keys::Key;
 pub use records::{Cursor, Filter};
 pub use verify::{Difference, Verified};

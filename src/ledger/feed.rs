@@ -128,7 +128,7 @@ fn records_of(batch: &[(Position, Frame)]) -> Result<Vec<Record>, LedgerError> {
         .iter()
         .filter(|(_, frame)| frame.kind == Kind::Record)
         .map(|(_, frame)| {
-            frame.record().map_err(|source| LedgerError::Unreadable {
+            frame.record().map(Record::into_kept).map_err(|source| LedgerError::Unreadable {
                 what: format!("record {} of node `{}`", frame.seq, frame.node),
                 source,
             })

@@ -17,6 +17,7 @@ use crate::period::{Bucket, Month};
 use crate::record::Record;
 use crate::usage::{Outcome, Provenance};
 
+mod chain;
 mod jobs;
 
 const EVER: (Bucket, Bucket) = (Bucket::from_index(0), Bucket::from_index(i64::MAX));
