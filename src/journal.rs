@@ -26,7 +26,7 @@ use crate::ids::NodeId;
 use crate::record::{Intent, JobSeen, Record};
 
 pub use frame::{Frame, Kind};
-pub use reader::{Limits, Reader};
+pub use reader::{Limits, Reader, nodes};
 
 use writer::Writer;
 
