@@ -9,17 +9,20 @@ mod catch_up;
 mod chain;
 mod feed;
 mod keys;
+mod postgres;
 mod records;
 mod sqlite;
 mod verify;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use self::feed::{Applied, Batch};
+use self::postgres::Postgres;
 use self::sqlite::Sqlite;
 use crate::ids::{KeyId, NodeId};
 use crate::journal::JournalError;
@@ -31,6 +34,7 @@ pub use buckets::{Counts, Dimension, Row};
 pub use catch_up::catch_up;
 pub use chain::Link;
 pub use keys::Key;
+pub use postgres::{BadUrl, Settings as PostgresSettings};
 pub use records::{Cursor, Filter};
 pub use verify::{Difference, Verified};
 
@@ -46,10 +50,10 @@ pub enum LedgerError {
         source: rusqlite::Error,
     },
     /// Written by a newer binary.
-    #[error("ledger `{}` has schema {found}, this binary knows {known}; upgrade tokenmeter", path.display())]
+    #[error("ledger `{ledger}` has schema {found}, this binary knows {known}; upgrade tokenmeter")]
     TooNew {
-        /// The file.
-        path: PathBuf,
+        /// The file, or the database and its server.
+        ledger: String,
         /// Its schema.
         found: i64,
         /// The newest known here.
@@ -64,6 +68,58 @@ pub enum LedgerError {
     /// `SQLite` refused: busy, full, damaged.
     #[error("the ledger refused a statement")]
     Statement(#[from] rusqlite::Error),
+    /// PostgreSQL cannot be reached, or refused.
+    #[error("PostgreSQL cannot be used")]
+    Postgres(#[from] tokio_postgres::Error),
+    /// PostgreSQL has ended the connection.
+    #[error("PostgreSQL has closed the connection")]
+    Closed,
+    /// PostgreSQL has not answered in time.
+    #[error("PostgreSQL has not answered within {} s", waited.as_secs())]
+    Silent {
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// TLS to PostgreSQL cannot be set up.
+    #[error("TLS cannot be set up")]
+    Tls {
+        /// Why not.
+        source: rustls::Error,
+    },
+    /// The authorities to believe cannot be read.
+    #[error("`{}` (`ledger.postgres_ca_file`) cannot be used: {why}", path.display())]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// The database cannot hold every text.
+    #[error("database `{ledger}` has the encoding {encoding}; make one with ENCODING 'UTF8'")]
+    Encoding {
+        /// The database and its server.
+        ledger: String,
+        /// Its encoding.
+        encoding: String,
+    },
+    /// The operating system gave no means to wait for PostgreSQL.
+    #[error("cannot prepare to connect to PostgreSQL")]
+    Thread {
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Two processes have one name.
+    #[error("another process writes records of node `{node}`; give each its own name in `ledger.node`, or none")]
+    NodeTaken {
+        /// The name.
+        node: NodeId,
+    },
+    /// The ledger has moved on, or back, since it was last read.
+    #[error("the ledger's position of node `{node}` has changed meanwhile")]
+    Moved {
+        /// The journal's node.
+        node: NodeId,
+    },
     /// The journal cannot be read.
     #[error("the journal cannot be applied")]
     Journal(#[from] JournalError),
@@ -96,6 +152,8 @@ pub enum LedgerError {
 pub enum Place {
     /// `SQLite`, in the file of this path.
     Sqlite(PathBuf),
+    /// PostgreSQL, shared by any number of servers.
+    Postgres(Arc<PostgresSettings>),
 }
 
 impl Place {
@@ -103,6 +161,7 @@ impl Place {
     pub fn exists(&self) -> bool {
         match self {
             Self::Sqlite(path) => path.exists(),
+            Self::Postgres(_) => true,
         }
     }
 }
@@ -111,12 +170,23 @@ impl Place {
 #[derive(Debug)]
 enum Store {
     Sqlite(Sqlite),
+    Postgres(Postgres),
 }
 
 impl Store {
     fn open(place: &Place) -> Result<Self, LedgerError> {
         match place {
             Place::Sqlite(path) => Ok(Self::Sqlite(Sqlite::open(path)?)),
+            Place::Postgres(settings) => Ok(Self::Postgres(Postgres::open(settings)?)),
+        }
+    }
+
+    /// The same, to write records of `nodes`, which nobody else may meanwhile. A file has one journal beside it, whose
+    /// lock is enough.
+    fn open_to_write(place: &Place, nodes: &BTreeSet<NodeId>) -> Result<Self, LedgerError> {
+        match place {
+            Place::Sqlite(_) => Self::open(place),
+            Place::Postgres(settings) => Ok(Self::Postgres(Postgres::open_to_write(settings, nodes)?)),
         }
     }
 
@@ -124,6 +194,7 @@ impl Store {
     fn applied(&self) -> Result<BTreeMap<NodeId, Applied>, LedgerError> {
         match self {
             Self::Sqlite(store) => store.applied(),
+            Self::Postgres(store) => store.applied(),
         }
     }
 
@@ -131,6 +202,7 @@ impl Store {
     fn apply(&mut self, batch: &Batch) -> Result<(), LedgerError> {
         match self {
             Self::Sqlite(store) => store.apply(batch),
+            Self::Postgres(store) => store.apply(batch),
         }
     }
 }
@@ -156,6 +228,7 @@ impl Ledger {
     pub fn month_rows(&self, first: Bucket, end: Bucket, by: &[Dimension]) -> Result<Vec<Row>, LedgerError> {
         match &self.store {
             Store::Sqlite(store) => store.month_rows(first, end, by),
+            Store::Postgres(store) => store.month_rows(first, end, by),
         }
     }
 
@@ -163,6 +236,7 @@ impl Ledger {
     pub fn records(&self, filter: &Filter, after: Option<&Cursor>, limit: usize) -> Result<Vec<Record>, LedgerError> {
         match &self.store {
             Store::Sqlite(store) => store.records(filter, after, limit),
+            Store::Postgres(store) => store.records(filter, after, limit),
         }
     }
 
@@ -171,6 +245,7 @@ impl Ledger {
     pub fn verify(&self) -> Result<Result<Verified, Difference>, LedgerError> {
         match &self.store {
             Store::Sqlite(store) => store.verify(),
+            Store::Postgres(store) => store.verify(),
         }
     }
 
@@ -178,6 +253,7 @@ impl Ledger {
     pub fn jobs_seen(&self, since: Timestamp, limit: usize) -> Result<Vec<JobSeen>, LedgerError> {
         match &self.store {
             Store::Sqlite(store) => store.jobs_seen(since, limit),
+            Store::Postgres(store) => store.jobs_seen(since, limit),
         }
     }
 
@@ -185,6 +261,7 @@ impl Ledger {
     pub fn insert_key(&self, key: &Key) -> Result<(), LedgerError> {
         match &self.store {
             Store::Sqlite(store) => store.insert_key(key),
+            Store::Postgres(store) => store.insert_key(key),
         }
     }
 
@@ -192,6 +269,7 @@ impl Ledger {
     pub fn keys(&self) -> Result<Vec<Key>, LedgerError> {
         match &self.store {
             Store::Sqlite(store) => store.keys(),
+            Store::Postgres(store) => store.keys(),
         }
     }
 
@@ -199,6 +277,7 @@ impl Ledger {
     pub fn revoke_key(&self, id: &KeyId, at: Timestamp) -> Result<bool, LedgerError> {
         match &self.store {
             Store::Sqlite(store) => store.revoke_key(id, at),
+            Store::Postgres(store) => store.revoke_key(id, at),
         }
     }
 
@@ -206,6 +285,7 @@ impl Ledger {
     pub fn keys_version(&self) -> Result<i64, LedgerError> {
         match &self.store {
             Store::Sqlite(store) => store.keys_version(),
+            Store::Postgres(store) => store.keys_version(),
         }
     }
 }

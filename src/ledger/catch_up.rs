@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::feed::{self, Feed};
 use super::{LedgerError, Place, Store};
 use crate::ids::NodeId;
-use crate::journal::{Kind, Limits, Lock, Position, Reader};
+use crate::journal::{self, Kind, Limits, Lock, Position, Reader};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -24,7 +24,7 @@ pub fn catch_up(journal: &Path, ledger: &Place, wait: Duration) -> Result<(), Le
         while feed.step()?.frames > 0 {}
         return Ok(());
     }
-    let position = feed::position_of(&store.applied()?, journal)?;
+    let position = feed::position_of(&store.applied()?, &journal::nodes(journal)?);
     let Some((node, seq)) = last_record(journal, position)? else { return Ok(()) };
     let begun = Instant::now();
     while store.applied()?.get(&node).is_none_or(|applied| applied.last_seq < seq) {

@@ -4,7 +4,7 @@
 //! taken away or lost its end, is found by the gap in the seqs: then the whole journal is offered again, and what is
 //! there already stays as it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::{LedgerError, Place, Store};
@@ -31,6 +31,8 @@ pub(super) struct Batch {
     pub(super) node: NodeId,
     /// At least one, in the order of their seqs.
     pub(super) records: Vec<Record>,
+    /// The node's last seq before them.
+    pub(super) last_seq_before: u64,
     /// How far the journal is applied with them.
     pub(super) after: Applied,
 }
@@ -59,9 +61,10 @@ pub(super) struct Step {
 impl Feed {
     /// Goes on where the ledger at `place` stands.
     pub(super) fn open(place: &Place, directory: &Path) -> Result<Self, LedgerError> {
-        let store = Store::open(place)?;
+        let nodes = journal::nodes(directory)?;
+        let store = Store::open_to_write(place, &nodes)?;
         let applied = store.applied()?;
-        let position = position_of(&applied, directory)?;
+        let position = position_of(&applied, &nodes);
         let last_seqs = applied.into_iter().map(|(node, applied)| (node, applied.last_seq)).collect();
         let reader = Reader::open(directory, position)?;
         Ok(Self {
@@ -123,7 +126,13 @@ impl Feed {
         }
         if let Some(node) = records.last().map(|record| record.node.clone()) {
             let last_seq = last_seqs.get(&node).copied().unwrap_or(0);
-            self.store.apply(&Batch { node, records, after: Applied { position: after, last_seq } })?;
+            let last_seq_before = self.last_seqs.get(&node).copied().unwrap_or(0);
+            self.store.apply(&Batch {
+                node,
+                records,
+                last_seq_before,
+                after: Applied { position: after, last_seq },
+            })?;
         }
         self.last_seqs = last_seqs;
         self.position = after;
@@ -139,12 +148,11 @@ impl Feed {
     }
 }
 
-/// Up to where the journal in `directory` is applied. A journal may have had several names, one after the other; what
-/// is known of other nodes is about other journals.
-pub(super) fn position_of(applied: &BTreeMap<NodeId, Applied>, directory: &Path) -> Result<Position, LedgerError> {
-    let nodes = journal::nodes(directory)?;
+/// Up to where a journal is applied that has had the names `nodes`, one after the other. What is known of other nodes
+/// is about other journals.
+pub(super) fn position_of(applied: &BTreeMap<NodeId, Applied>, nodes: &BTreeSet<NodeId>) -> Position {
     let positions = nodes.iter().filter_map(|node| applied.get(node)).map(|applied| applied.position);
-    Ok(positions.max().unwrap_or(Position::START))
+    positions.max().unwrap_or(Position::START)
 }
 
 fn records_of(batch: &[(Position, Frame)]) -> Result<Vec<Record>, LedgerError> {
