@@ -1,4 +1,4 @@
-//! Sync: one thread that makes appends lasting, many with one fsync, and looks after the ballast.
+//! Sync: one thread that makes appends lasting, many with one fsync, and looks after files and ballast.
 
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::guard::Guard;
 use super::writer::Writer;
 use super::{Durability, JournalError, Position};
 
@@ -38,13 +39,13 @@ pub(super) struct Thread {
 }
 
 impl Thread {
-    pub(super) fn start(writer: Arc<Writer>, durability: Durability) -> Result<Self, JournalError> {
+    pub(super) fn start(writer: Arc<Writer>, guard: Guard, durability: Durability) -> Result<Self, JournalError> {
         let shared = Arc::new(Shared { state: Mutex::default(), asked: Condvar::new() });
         let path = writer.directory().to_owned();
         let theirs = Arc::clone(&shared);
         let handle = thread::Builder::new()
             .name("journal-sync".to_owned())
-            .spawn(move || theirs.run(&writer, durability))
+            .spawn(move || theirs.run(&writer, guard, durability))
             .map_err(|source| JournalError::Io { what: "start a thread for", path, source })?;
         Ok(Self { shared, handle: Some(handle) })
     }
@@ -75,8 +76,9 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self, writer: &Writer, durability: Durability) {
-        let mut last = Instant::now();
+    fn run(&self, writer: &Writer, mut guard: Guard, durability: Durability) {
+        let (mut last, mut looked_at) = (Instant::now(), Instant::now());
+        let mut refused: Option<String> = None;
         loop {
             let is_stopping = self.wait(writer, last);
             last = Instant::now();
@@ -84,8 +86,16 @@ impl Shared {
             if is_stopping {
                 break;
             }
-            if writer.is_refusing() {
-                writer.recover_space();
+            if looked_at.elapsed() >= tick(writer) {
+                looked_at = last;
+                look_after(writer, &mut guard);
+                let why = writer.failure();
+                match (&refused, &why) {
+                    (None, Some(why)) => tracing::error!(why, "the journal takes no calls"),
+                    (Some(_), None) => tracing::info!("the journal takes calls again"),
+                    (Some(_), Some(_)) | (None, None) => {}
+                }
+                refused = why;
             }
             if durability == Durability::Process {
                 // Nobody waits: the tick alone decides when.
@@ -101,17 +111,19 @@ impl Shared {
 
     /// Waits until somebody asks or a tick has passed since `last`. True: it is time to stop.
     fn wait(&self, writer: &Writer, last: Instant) -> bool {
-        let tick = if writer.is_refusing() { TICK_WHILE_REFUSING } else { TICK };
-        let mut state = self.state();
-        while !state.is_asked && !state.is_stopping {
-            let left = tick.saturating_sub(last.elapsed());
-            if left.is_zero() {
-                break;
+        loop {
+            // Asked anew and without our lock: a refusal may begin at any time, and an append may hold the writer's.
+            let left = tick(writer).saturating_sub(last.elapsed());
+            let mut state = self.state();
+            if !state.is_asked && !state.is_stopping && !left.is_zero() {
+                let left = left.min(TICK_WHILE_REFUSING);
+                state = self.asked.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
             }
-            state = self.asked.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            if state.is_asked || state.is_stopping || left.is_zero() {
+                state.is_asked = false;
+                return state.is_stopping;
+            }
         }
-        state.is_asked = false;
-        state.is_stopping
     }
 
     fn sync(&self, writer: &Writer) {
@@ -144,6 +156,21 @@ impl Shared {
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
         waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+fn tick(writer: &Writer) -> Duration {
+    if writer.failure().is_some() { TICK_WHILE_REFUSING } else { TICK }
+}
+
+/// Looks whether everything is where it should be, and makes it so where that is possible.
+fn look_after(writer: &Writer, guard: &mut Guard) {
+    writer.misplaced(guard.look(writer).err().map(|error| super::in_full(&error)));
+    if writer.is_suspect() {
+        writer.reopen();
+    }
+    if writer.is_refusing() || writer.is_ballast_short() {
+        writer.recover_space();
     }
 }
 
