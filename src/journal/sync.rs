@@ -15,6 +15,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// The same while intents are refused: there may be space again.
 const TICK_WHILE_REFUSING: Duration = Duration::from_millis(400);
 
+/// How often a refusal that goes on is said.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
+
 #[derive(Debug)]
 pub(super) struct Shared {
     state: Mutex<State>,
@@ -78,7 +81,7 @@ impl Shared {
 
     fn run(&self, writer: &Writer, mut guard: Guard, durability: Durability) {
         let (mut last, mut looked_at) = (Instant::now(), Instant::now());
-        let mut refused: Option<String> = None;
+        let mut told_at: Option<Instant> = None;
         loop {
             let is_stopping = self.wait(writer, last);
             last = Instant::now();
@@ -88,14 +91,12 @@ impl Shared {
             }
             if looked_at.elapsed() >= tick(writer) {
                 looked_at = last;
-                look_after(writer, &mut guard);
                 let why = writer.failure();
-                match (&refused, &why) {
-                    (None, Some(why)) => tracing::error!(why, "the journal takes no calls"),
-                    (Some(_), None) => tracing::info!("the journal takes calls again"),
-                    (Some(_), Some(_)) | (None, None) => {}
+                look_after(writer, &mut guard);
+                told_at = tell(why.or_else(|| writer.failure()), told_at);
+                if writer.failure().is_none() {
+                    told_at = tell(None, told_at);
                 }
-                refused = why;
             }
             if durability == Durability::Process {
                 // Nobody waits: the tick alone decides when.
@@ -161,6 +162,21 @@ impl Shared {
 
 fn tick(writer: &Writer) -> Duration {
     if writer.failure().is_some() { TICK_WHILE_REFUSING } else { TICK }
+}
+
+/// Says that calls are refused, now and then while they are, and when they are not any more.
+fn tell(why: Option<String>, told_at: Option<Instant>) -> Option<Instant> {
+    match (why, told_at) {
+        (Some(why), told_at) if told_at.is_none_or(|at| at.elapsed() >= TELL_AGAIN) => {
+            tracing::error!(why, "the journal takes no calls");
+            Some(Instant::now())
+        }
+        (None, Some(_)) => {
+            tracing::info!("the journal takes calls again");
+            None
+        }
+        (_, told_at) => told_at,
+    }
 }
 
 /// Looks whether everything is where it should be, and makes it so where that is possible.

@@ -77,11 +77,7 @@ impl Writer {
         let made = create_segment(&directory, number, &header).or_else(|error| {
             // A full disk: what the ballast keeps is for this too.
             ballast.release();
-            if is_full(&error) {
-                create_segment(&directory, number, &header)
-            } else {
-                Err(error)
-            }
+            if is_full(&error) { create_segment(&directory, number, &header) } else { Err(error) }
         });
         let failed = |source| JournalError::Io { what: "write", path: segment::path(&directory, number), source };
         let file = Arc::new(made.map_err(failed)?);
