@@ -19,7 +19,7 @@ use crate::attribution::Attribution;
 use crate::attribution::keys::{Key, KeySet};
 use crate::config::{self, Config};
 use crate::journal::{self, Journal, JournalError};
-use crate::ledger::{Applier, Dimension, Ledger, LedgerError};
+use crate::ledger::{Applier, Dimension, Ledger, LedgerError, Place};
 use crate::meter::{JOBS_KEPT_FOR, JOBS_MAX, Meter, Moment};
 use crate::metrics::{Limits, Metrics, MonthRow};
 use crate::period::Month;
@@ -42,19 +42,19 @@ const COUNT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long tasks that were cut may take to let go.
 const CUT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where a configured ledger's files are.
+/// Where what is configured keeps its records.
 #[derive(Clone, Debug)]
 pub struct Places {
     /// The journal's folder.
     pub journal: PathBuf,
-    /// The embedded ledger's file.
-    pub ledger: PathBuf,
+    /// The ledger.
+    pub ledger: Place,
 }
 
 impl Places {
     /// The places of `ledger`.
     pub fn of(ledger: &config::Ledger) -> Self {
-        Self { journal: ledger.directory.join("journal"), ledger: ledger.directory.join("ledger.db") }
+        Self { journal: ledger.directory.join("journal"), ledger: Place::Sqlite(ledger.directory.join("ledger.db")) }
     }
 }
 

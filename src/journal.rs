@@ -27,7 +27,7 @@ use crate::ids::NodeId;
 use crate::record::{Gap, Intent, JobSeen, Record};
 
 pub use frame::{Frame, Kind};
-pub use reader::{Limits, Reader};
+pub use reader::{Limits, Reader, nodes};
 
 use writer::Writer;
 

@@ -6,26 +6,30 @@
 mod applier;
 mod buckets;
 mod catch_up;
+mod chain;
 mod feed;
-mod jobs;
 mod keys;
-mod migrations;
 mod records;
 mod sqlite;
 mod verify;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use rusqlite::Connection;
+use jiff::Timestamp;
 
-use crate::ids::NodeId;
-use crate::journal::{JournalError, Position};
+use self::feed::{Applied, Batch};
+use self::sqlite::Sqlite;
+use crate::ids::{KeyId, NodeId};
+use crate::journal::JournalError;
+use crate::period::Bucket;
+use crate::record::{JobSeen, Record};
 
 pub use applier::Applier;
 pub use buckets::{Counts, Dimension, Row};
 pub use catch_up::catch_up;
+pub use chain::Link;
 pub use keys::Key;
 pub use records::{Cursor, Filter};
 pub use verify::{Difference, Verified};
@@ -87,27 +91,133 @@ pub enum LedgerError {
     },
 }
 
+/// Which ledger.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// `SQLite`, in the file of this path.
+    Sqlite(PathBuf),
+}
+
+impl Place {
+    /// Whether there may be a ledger: opening it makes nothing that was not there.
+    pub fn exists(&self) -> bool {
+        match self {
+            Self::Sqlite(path) => path.exists(),
+        }
+    }
+}
+
+/// The databases that a ledger can be kept in. Each knows its own SQL; what is around them knows none.
+#[derive(Debug)]
+enum Store {
+    Sqlite(Sqlite),
+}
+
+impl Store {
+    fn open(place: &Place) -> Result<Self, LedgerError> {
+        match place {
+            Place::Sqlite(path) => Ok(Self::Sqlite(Sqlite::open(path)?)),
+        }
+    }
+
+    /// How far each node's journal is applied.
+    fn applied(&self) -> Result<BTreeMap<NodeId, Applied>, LedgerError> {
+        match self {
+            Self::Sqlite(store) => store.applied(),
+        }
+    }
+
+    /// Applies `batch` whole or not at all. What is there already stays as it is.
+    fn apply(&mut self, batch: &Batch) -> Result<(), LedgerError> {
+        match self {
+            Self::Sqlite(store) => store.apply(batch),
+        }
+    }
+}
+
 /// A connection to read by, and to change keys by. Records are written by the [`Applier`] alone.
 #[derive(Debug)]
 pub struct Ledger {
-    connection: Connection,
+    store: Store,
 }
 
 impl Ledger {
-    /// Opens the ledger in the file at `path`, makes it where its folder exists, and brings its schema up to date.
-    pub fn open(path: &Path) -> Result<Self, LedgerError> {
-        Ok(Self { connection: sqlite::open(path)? })
+    /// Opens the ledger at `place`, makes it where it can be made, and brings its schema up to date.
+    pub fn open(place: &Place) -> Result<Self, LedgerError> {
+        Ok(Self { store: Store::open(place)? })
     }
 
     /// The last seq of every node: where a journal must go on.
     pub fn last_seqs(&self) -> Result<BTreeMap<NodeId, u64>, LedgerError> {
-        feed::last_seqs(&self.connection)
+        Ok(self.store.applied()?.into_iter().map(|(node, applied)| (node, applied.last_seq)).collect())
     }
 
-    /// Up to where the journal is applied.
-    pub fn position(&self) -> Result<Position, LedgerError> {
-        feed::position(&self.connection)
+    /// The sums from `first` (included) to `end` (excluded) by `by`, ordered by it.
+    pub fn month_rows(&self, first: Bucket, end: Bucket, by: &[Dimension]) -> Result<Vec<Row>, LedgerError> {
+        match &self.store {
+            Store::Sqlite(store) => store.month_rows(first, end, by),
+        }
     }
+
+    /// Up to `limit` records after `after`, by `ended_at`, then (node, seq). Empty: there are no more.
+    pub fn records(&self, filter: &Filter, after: Option<&Cursor>, limit: usize) -> Result<Vec<Record>, LedgerError> {
+        match &self.store {
+            Store::Sqlite(store) => store.records(filter, after, limit),
+        }
+    }
+
+    /// Recomputes buckets and totals from the records, and looks for gaps and damage. All in one view of the ledger,
+    /// also while a server writes.
+    pub fn verify(&self) -> Result<Result<Verified, Difference>, LedgerError> {
+        match &self.store {
+            Store::Sqlite(store) => store.verify(),
+        }
+    }
+
+    /// What the last `limit` records since `since` that began or counted a job say, in the order in which they ended.
+    pub fn jobs_seen(&self, since: Timestamp, limit: usize) -> Result<Vec<JobSeen>, LedgerError> {
+        match &self.store {
+            Store::Sqlite(store) => store.jobs_seen(since, limit),
+        }
+    }
+
+    /// Keeps a new key. Works beside a running server.
+    pub fn insert_key(&self, key: &Key) -> Result<(), LedgerError> {
+        match &self.store {
+            Store::Sqlite(store) => store.insert_key(key),
+        }
+    }
+
+    /// Every key, the revoked ones too, oldest first.
+    pub fn keys(&self) -> Result<Vec<Key>, LedgerError> {
+        match &self.store {
+            Store::Sqlite(store) => store.keys(),
+        }
+    }
+
+    /// Revokes the key `id` as of `at`. False: no such key, or it was revoked before.
+    pub fn revoke_key(&self, id: &KeyId, at: Timestamp) -> Result<bool, LedgerError> {
+        match &self.store {
+            Store::Sqlite(store) => store.revoke_key(id, at),
+        }
+    }
+
+    /// Another number whenever a key was made or revoked, by any process. Cheap.
+    pub fn keys_version(&self) -> Result<i64, LedgerError> {
+        match &self.store {
+            Store::Sqlite(store) => store.keys_version(),
+        }
+    }
+}
+
+/// A count as a database keeps it. Past 2⁶³ it is that: no call is so large, and the record says that it is invalid.
+fn integer(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// A count of a database.
+fn count(integer: i64) -> u64 {
+    u64::try_from(integer).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -3,14 +3,13 @@
 //! A ledger that is locked, full or gone costs a longer journal. Nothing is skipped: the same batch is tried until it
 //! is in.
 
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::LedgerError;
 use super::feed::Feed;
+use super::{LedgerError, Place};
 use crate::journal::{Journal, Position};
 
 /// How long appends gather before they become one transaction, and one waking of the thread.
@@ -49,11 +48,11 @@ struct Progress {
 }
 
 impl Applier {
-    /// Applies `journal` to the ledger in the file at `ledger`, from where that stands. `on_commit` runs on the
+    /// Applies `journal` to the ledger at `ledger`, from where that stands. `on_commit` runs on the
     /// applier's thread after every transaction.
     pub fn start(
         journal: Arc<Journal>,
-        ledger: &Path,
+        ledger: &Place,
         on_commit: impl Fn() + Send + 'static,
     ) -> Result<Self, LedgerError> {
         let feed = Feed::open(ledger, journal.directory())?;
@@ -66,14 +65,14 @@ impl Applier {
             commits: AtomicU64::new(0),
             is_stopping: AtomicBool::new(false),
         });
-        let theirs = Arc::clone(&shared);
-        let path = ledger.to_owned();
+        let (theirs, journal_directory) = (Arc::clone(&shared), shared.journal.directory().to_owned());
+        let place = ledger.clone();
         let handle = thread::Builder::new()
             .name("applier".to_owned())
-            .spawn(move || theirs.run(feed, &path, &on_commit))
+            .spawn(move || theirs.run(feed, &place, &on_commit))
             .map_err(|source| crate::journal::JournalError::Io {
                 what: "start a thread for",
-                path: PathBuf::from(ledger),
+                path: journal_directory,
                 source,
             })?;
         Ok(Self { shared, handle: Some(handle) })
@@ -140,7 +139,7 @@ impl Shared {
         self.is_stopping.load(Ordering::SeqCst)
     }
 
-    fn run(&self, mut feed: Feed, ledger: &Path, on_commit: &dyn Fn()) {
+    fn run(&self, mut feed: Feed, ledger: &Place, on_commit: &dyn Fn()) {
         let mut logged_at: Option<Instant> = None;
         loop {
             if self.is_stopping() && self.progress().stop_by.is_none_or(|stop_by| Instant::now() >= stop_by) {

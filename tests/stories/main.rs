@@ -7,6 +7,9 @@
 
 #[path = "../support/asks.rs"]
 mod asks;
+#[expect(dead_code, reason = "each story uses what it needs")]
+#[path = "../support/chaos.rs"]
+mod chaos;
 #[path = "../support/fake_upstream.rs"]
 mod fake_upstream;
 #[path = "../support/machine.rs"]
@@ -31,6 +34,7 @@ mod drain;
 mod economy;
 mod egress;
 mod first_call;
+mod harness;
 mod hostile;
 mod jobs;
 mod leaving;
