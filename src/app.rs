@@ -14,7 +14,7 @@ use jiff::tz::TimeZone;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::admin::{self, Admin, Facts, ReportError};
+use crate::admin::{self, Admin, Facts, Readiness, ReportError};
 use crate::attribution::Attribution;
 use crate::attribution::keys::{Key, KeySet};
 use crate::config::{self, Config};
@@ -24,8 +24,8 @@ use crate::meter::{JOBS_KEPT_FOR, JOBS_MAX, Meter, Moment};
 use crate::metrics::{Limits, Metrics, MonthRow};
 use crate::period::Month;
 use crate::pricing::PriceBook;
-use crate::proxy::Proxy;
 use crate::proxy::upstream::{self, Base};
+use crate::proxy::{OnFailure, Proxy};
 use crate::report::{self, DEFAULT_BY, MonthReport};
 use crate::usage::TokenCounts;
 
@@ -100,13 +100,14 @@ async fn run(
     let upstreams = config.upstreams.iter().map(|upstream| upstream.name.to_string()).collect();
     let client_line = client_line(&config.upstreams);
     let attribution = Arc::new(Attribution::new(config.attribution, keys));
-    let proxy_address = config.proxy.listen;
+    let (proxy_address, on_failure) = (config.proxy.listen, config.proxy.on_failure);
     let (meter, metrics) = (Arc::clone(&books.meter), Arc::clone(&books.metrics));
     let proxy = Proxy::new(config.proxy, config.upstreams, attribution, meter, metrics)?;
     let proxy = proxy.listen().await.with_context(|| format!("cannot listen on {proxy_address} (`listen.proxy`)"))?;
     let live = Arc::new(Live {
         books: books.clone(),
         zone: config.report.zone,
+        on_failure,
         is_draining: AtomicBool::new(false),
         told: Mutex::default(),
     });
@@ -207,6 +208,7 @@ impl Books {
     /// Counts, records and applies what is left.
     fn close(&self) {
         self.meter.stop(COUNT_PATIENCE);
+        self.meter.keep_gaps();
         let applier = self.applier.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(applier) = applier
             && !applier.stop(APPLY_TIMEOUT)
@@ -250,6 +252,7 @@ fn journal_settings(
 struct Live {
     books: Books,
     zone: TimeZone,
+    on_failure: OnFailure,
     is_draining: AtomicBool,
     /// What the counters of the applier were when they were last told to Prometheus.
     told: Mutex<(u64, u64)>,
@@ -270,11 +273,15 @@ impl Facts for Live {
         metrics.render()
     }
 
-    fn unready(&self) -> Option<String> {
+    fn readiness(&self) -> Readiness {
         if self.is_draining.load(Ordering::Relaxed) {
-            return Some("told to stop; calls in flight are ending".into());
+            return Readiness::Unready("told to stop; calls in flight are ending".into());
         }
-        self.books.journal.failure()
+        match (self.books.journal.failure(), self.on_failure) {
+            (None, _) => Readiness::Ready,
+            (Some(why), OnFailure::Refuse) => Readiness::Unready(why),
+            (Some(why), OnFailure::Pass) => Readiness::Unmetered(why),
+        }
     }
 
     fn report(&self, month: Option<&str>, by: Option<&str>) -> Result<MonthReport, ReportError> {
@@ -324,6 +331,7 @@ impl Keeper {
         let (stop, stopped) = channel();
         let thread = std::thread::Builder::new().name("keeper".into()).spawn(move || {
             while stopped.recv_timeout(LOOK_AFTER) == Err(RecvTimeoutError::Timeout) {
+                kept.books.meter.keep_gaps();
                 if let Err(error) = kept.load_keys().and_then(|()| kept.show_month()) {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,

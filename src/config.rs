@@ -19,7 +19,7 @@ use crate::config::reader::{Document, Section};
 use crate::config::secrets::Secrets;
 use crate::ids::{DepartmentId, NodeId, TeamId};
 use crate::problem::Problem;
-use crate::proxy;
+use crate::proxy::{self, OnFailure};
 use crate::wires::{self, Wire};
 
 /// Everything that is configured.
@@ -180,8 +180,10 @@ fn read_document(
     }
     admin.finish();
 
-    let proxy = read_proxy(&root.section("proxy"), proxy_listen);
-    let ledger = read_ledger(&root.section("ledger"));
+    let section = root.section("ledger");
+    let on_failure = section.choice("on_failure", &[("refuse", OnFailure::Refuse), ("pass", OnFailure::Pass)]);
+    let ledger = read_ledger(&section);
+    let proxy = read_proxy(&root.section("proxy"), proxy_listen, on_failure.unwrap_or_default());
     let report = read_report(&root.section("report"));
     let upstreams = upstreams::read(root, secrets, wires);
     let payers = payers::read(root, is_loopback(proxy_listen));
@@ -198,7 +200,7 @@ fn read_document(
     })
 }
 
-fn read_proxy(section: &Section<'_>, listen: SocketAddr) -> proxy::Settings {
+fn read_proxy(section: &Section<'_>, listen: SocketAddr, on_failure: OnFailure) -> proxy::Settings {
     const KIB: u64 = 1024;
     const MIB: u64 = 1024 * KIB;
     let settings = proxy::Settings {
@@ -213,6 +215,7 @@ fn read_proxy(section: &Section<'_>, listen: SocketAddr) -> proxy::Settings {
         finish_calls_max: section.size("finish_calls_max", 256, 0..=100_000),
         finish_timeout: section.secs("finish_timeout_secs", 60, 1..=3_600),
         finish_bytes_max: section.whole("finish_bytes_max", 64 * MIB, 64 * KIB..=4096 * MIB),
+        on_failure,
     };
     section.finish();
     settings

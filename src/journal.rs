@@ -1,11 +1,12 @@
 //! Journal: append-only files of intents and records on this node's disk: what the data path writes.
 //!
-//! In: [`Intent`]s, [`Record`]s. Out: frames in order, to the applier and to who reads a month. An append is one `write`
+//! In: [`Intent`]s, [`Record`]s, [`Gap`]s. Out: frames in order, to the applier and to who reads a month. An append is one `write`
 //! on the calling task: when it returns, the kernel has it and the death of this process cannot lose it. Nothing on the
 //! appending path waits for a disk, unless [`Journal::synced`] is awaited under [`Durability::Power`].
 
 mod ballast;
 mod frame;
+mod guard;
 mod reader;
 mod recover;
 mod segment;
@@ -23,7 +24,7 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use crate::ids::NodeId;
-use crate::record::{Intent, JobSeen, Record};
+use crate::record::{Gap, Intent, JobSeen, Record};
 
 pub use frame::{Frame, Kind};
 pub use reader::{Limits, Reader, nodes};
@@ -97,7 +98,10 @@ pub enum JournalError {
         directory: PathBuf,
     },
     /// Bytes that were written whole cannot be read back.
-    #[error("journal file `{}` is broken at byte {offset}: {what}", path.display())]
+    #[error(
+        "journal file `{}` is broken at byte {offset}: {what}; put a whole copy in its place, or move it away to go on without what the ledger does not hold of it",
+        path.display()
+    )]
     Broken {
         /// The segment.
         path: PathBuf,
@@ -160,7 +164,6 @@ pub struct Journal {
     syncing: sync::Thread,
     reader_waits: AtomicBool,
     waiting_reader: Mutex<Option<Thread>>,
-    _lock: Lock,
 }
 
 impl Journal {
@@ -188,7 +191,8 @@ impl Journal {
             .map(|(.., seen)| seen)
             .collect();
         let writer = Arc::new(Writer::begin(directory, node.clone(), segment_bytes_max, next_seq, found)?);
-        let syncing = sync::Thread::start(Arc::clone(&writer), durability)?;
+        let guard = guard::Guard::new(writer.directory(), lock)?;
+        let syncing = sync::Thread::start(Arc::clone(&writer), guard, durability)?;
         let journal = Self {
             node,
             durability,
@@ -196,7 +200,6 @@ impl Journal {
             syncing,
             reader_waits: AtomicBool::new(false),
             waiting_reader: Mutex::new(None),
-            _lock: lock,
         };
         Ok(Opened { journal, open_intents, jobs_seen })
     }
@@ -210,6 +213,13 @@ impl Journal {
     pub fn append_intent(&self, intent: &Intent) -> Result<Appended, JournalError> {
         let mut buffer = frame::encode(intent)?;
         let appended = self.writer.append_intent(intent.id, &mut buffer)?;
+        self.wake_reader();
+        Ok(appended)
+    }
+
+    /// Calls passed unmetered while no intent was taken.
+    pub fn append_gap(&self, gap: &Gap) -> Result<Appended, JournalError> {
+        let appended = self.writer.append_gap(&mut frame::encode(gap)?)?;
         self.wake_reader();
         Ok(appended)
     }
@@ -259,6 +269,12 @@ impl Journal {
         self.syncing.failure().or_else(|| self.writer.failure())
     }
 
+    /// Takes no call while there is an objection, such as a ledger that cannot be what it was. What is in flight is
+    /// recorded all the same.
+    pub fn object(&self, why: Option<String>) {
+        self.writer.object(why);
+    }
+
     /// Bytes on disk, ballast aside.
     pub fn bytes(&self) -> u64 {
         self.writer.bytes()
@@ -301,7 +317,7 @@ impl Journal {
 /// The right to change a journal's files, held by one process at a time.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -311,7 +327,7 @@ impl Lock {
         let failed = |source| JournalError::Io { what: "lock", path: path.clone(), source };
         let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(failed(error)),
         }
@@ -321,6 +337,17 @@ impl Lock {
     pub fn cut_torn_tail(&self, directory: &Path) -> Result<(), JournalError> {
         recover::recover(directory).map(drop)
     }
+}
+
+/// The error with all its causes.
+pub(crate) fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 fn to_the_microsecond(at: jiff::Timestamp) -> jiff::Timestamp {
