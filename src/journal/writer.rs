@@ -101,17 +101,21 @@ impl Writer {
         check_length(buffer)?;
         frame::seal(buffer, Kind::Intent, 0);
         let mut active = self.active();
-        if let Some(why) = active.refusing_for_good.as_ref().or(active.refusing.as_ref()) {
-            return Err(JournalError::Refused { why: why.clone() });
-        }
-        self.rotate_if_full(&mut active, buffer.len());
-        if let Err(error) = active.write(buffer) {
-            active.refusing = Some(why_not(&error));
-            return Err(self.refused(&active, error));
-        }
+        let appended = self.append_unless_refusing(&mut active, buffer)?;
         let segment = active.end.segment;
         active.open.insert(id, segment);
-        Ok(Appended(active.end))
+        Ok(appended)
+    }
+
+    /// Appends a mark of progress, as an intent is; `None` where its call is over, or was never open here.
+    pub(super) fn append_progress(&self, id: RecordId, buffer: &mut [u8]) -> Result<Option<Appended>, JournalError> {
+        check_length(buffer)?;
+        frame::seal(buffer, Kind::Progress, 0);
+        let mut active = self.active();
+        if !active.open.contains_key(&id) {
+            return Ok(None);
+        }
+        self.append_unless_refusing(&mut active, buffer).map(Some)
     }
 
     /// Appends a record, on the ballast's space if there is no other. Gives it its seq.
@@ -213,6 +217,18 @@ impl Writer {
 
     fn active(&self) -> MutexGuard<'_, Active> {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn append_unless_refusing(&self, active: &mut Active, buffer: &[u8]) -> Result<Appended, JournalError> {
+        if let Some(why) = active.refusing_for_good.as_ref().or(active.refusing.as_ref()) {
+            return Err(JournalError::Refused { why: why.clone() });
+        }
+        self.rotate_if_full(active, buffer.len());
+        if let Err(error) = active.write(buffer) {
+            active.refusing = Some(why_not(&error));
+            return Err(self.refused(active, error));
+        }
+        Ok(Appended(active.end))
     }
 
     fn rotate_if_full(&self, active: &mut Active, bytes: usize) {
