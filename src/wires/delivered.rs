@@ -323,7 +323,53 @@ mod tests {
         assert_eq!((countable.text.len(), countable.bytes_beyond), (27, length(KEPT_BYTES_MAX + 1)));
     }
 
+    /// Reads `units` as they come, and what is new behind every one that `is_mark` says; all that was read, and what the
+    /// last reading takes to be in the whole.
+    fn read_on_the_way<'a>(units: impl Iterator<Item = &'a [u8]>, is_mark: impl Fn(usize) -> bool) -> (String, u64) {
+        let mut delivered = delivered(0, b"");
+        let (mut bookmark, mut text, mut measured, mut whole) = (Bookmark::default(), String::new(), 0, 0);
+        for (at, unit) in units.enumerate() {
+            delivered.push(unit);
+            if is_mark(at)
+                && let Some((unread, to)) = delivered.since(&bookmark)
+            {
+                let countable = unread.text();
+                text += &countable.text;
+                measured += countable.bytes_beyond;
+                whole = unread.whole(length(text.len()) + measured);
+                bookmark = to;
+            }
+        }
+        assert!(delivered.since(&bookmark).is_none(), "everything is read");
+        (text, whole)
+    }
+
+    #[test]
+    fn a_stream_read_on_the_way_is_as_long_as_it_is() {
+        let (short, long) = ("z".repeat(100), "y".repeat(KEPT_BYTES_MAX + 1));
+        for units in [vec![&short; 3], vec![&long; 3], vec![&short, &long, &short], vec![&long, &short, &short]] {
+            let bytes = units.iter().map(|unit| unit.len()).sum::<usize>();
+            let (_, whole) = read_on_the_way(units.iter().map(|unit| unit.as_bytes()), |_| true);
+            assert_eq!(whole, length(bytes), "{:?}", units.iter().map(|unit| unit.len()).collect::<Vec<_>>());
+        }
+        let units: Vec<String> = (0..50_000_u64).map(|number| format!("[{:09}]", number * 7_919)).collect();
+        let (text, whole) = read_on_the_way(units.iter().map(String::as_bytes), |at| at % 50 == 49);
+        assert!(text.len() < KEPT_BYTES_MAX, "nothing is copied that was not kept");
+        assert_eq!(whole, 550_000);
+    }
+
     proptest! {
+        #[test]
+        fn what_is_read_on_the_way_is_what_is_read_at_the_end(
+            units in prop::collection::vec("[ab]{0,40}", 0..20),
+            every in 1..5_usize,
+        ) {
+            let last = units.len().saturating_sub(1);
+            let is_mark = |at: usize| at.is_multiple_of(every) || at == last;
+            let (text, _) = read_on_the_way(units.iter().map(String::as_bytes), is_mark);
+            prop_assert_eq!(text, units.concat());
+        }
+
         #[test]
         fn every_unit_is_read_as_it_came(units in prop::collection::vec("[ab]{0,40}", 0..20)) {
             let mut delivered = Delivered::new(|unit, text| {
