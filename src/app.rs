@@ -194,8 +194,10 @@ impl Books {
                 "calls were in flight when the process before died; recording them as orphaned"
             );
         }
+        let mut progress = opened.progress;
         for intent in opened.open_intents {
-            meter.close_orphan(intent, Moment::now());
+            let brought = progress.remove(&intent.id);
+            meter.close_orphan(intent, brought, Moment::now());
         }
         let applier = Applier::start(Arc::clone(&journal), &places.ledger, || {})?;
         Ok(Self { places, journal, metrics, meter, applier: Arc::new(Mutex::new(Some(applier))) })

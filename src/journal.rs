@@ -1,8 +1,9 @@
 //! Journal: append-only files of intents and records on this node's disk: what the data path writes.
 //!
-//! In: [`Intent`]s, [`Record`]s, [`Gap`]s. Out: frames in order, to the applier and to who reads a month. An append is one `write`
-//! on the calling task: when it returns, the kernel has it and the death of this process cannot lose it. Nothing on the
-//! appending path waits for a disk, unless [`Journal::synced`] is awaited under [`Durability::Power`].
+//! In: [`Intent`]s, [`Record`]s, [`Progress`] of open calls, [`Gap`]s. Out: frames in order, to the applier and to who
+//! reads a month. An append is one `write` on the calling task: when it returns, the kernel has it and the death of this
+//! process cannot lose it. Nothing on the appending path waits for a disk, unless [`Journal::synced`] is awaited under
+//! [`Durability::Power`].
 
 mod ballast;
 mod frame;
@@ -13,7 +14,7 @@ mod segment;
 mod sync;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, TryLockError};
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
@@ -23,8 +24,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use crate::ids::NodeId;
-use crate::record::{Gap, Intent, JobSeen, Record};
+use crate::ids::{NodeId, RecordId};
+use crate::record::{Gap, Intent, JobSeen, Progress, Record};
 
 pub use frame::{Frame, Kind};
 pub use reader::{Limits, Reader, nodes};
@@ -151,6 +152,8 @@ pub struct Opened {
     pub journal: Journal,
     /// Calls that were in flight when the process before died: each is owed a record.
     pub open_intents: Vec<Intent>,
+    /// What those had brought by the last mark, of which there is one.
+    pub progress: HashMap<RecordId, Progress>,
     /// What the records that the ledger does not hold yet say of jobs, in their order.
     pub jobs_seen: Vec<JobSeen>,
 }
@@ -185,6 +188,7 @@ impl Journal {
         let last_of = |seqs: &BTreeMap<NodeId, u64>| seqs.get(&node).copied().unwrap_or(0);
         let next_seq = last_of(&found.last_seqs).max(last_of(&seq_floors)).saturating_add(1);
         let open_intents = std::mem::take(&mut found.open_intents);
+        let progress = std::mem::take(&mut found.progress);
         let jobs_seen = std::mem::take(&mut found.jobs_seen).into_iter();
         let jobs_seen = jobs_seen
             .filter(|(node, seq, _)| seq_floors.get(node).is_none_or(|applied| seq > applied))
@@ -201,7 +205,7 @@ impl Journal {
             reader_waits: AtomicBool::new(false),
             waiting_reader: Mutex::new(None),
         };
-        Ok(Opened { journal, open_intents, jobs_seen })
+        Ok(Opened { journal, open_intents, progress, jobs_seen })
     }
 
     /// The node of every record appended here.
@@ -222,6 +226,16 @@ impl Journal {
         let appended = self.writer.append_gap(&mut frame::encode(gap)?)?;
         self.wake_reader();
         Ok(appended)
+    }
+
+    /// An open call has brought this so far. Nothing is written of one that is over: its record says more. For threads
+    /// that serve no call.
+    pub fn append_progress(&self, progress: &Progress) -> Result<(), JournalError> {
+        let mut buffer = frame::encode(progress)?;
+        if self.writer.append_progress(progress.id, &mut buffer)?.is_some() {
+            self.wake_reader();
+        }
+        Ok(())
     }
 
     /// A call is over. Gives the record its node and seq, and cuts its instants to the microsecond, which is what the

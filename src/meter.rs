@@ -7,6 +7,7 @@
 mod counting;
 mod gaps;
 mod jobs;
+mod progress;
 mod settlement;
 mod verdict;
 
@@ -21,7 +22,7 @@ use crate::journal::{Appended, Journal, JournalError};
 use crate::metrics::{Inflight, Metrics};
 use crate::operation::Operation;
 use crate::pricing::{self, PriceBook};
-use crate::record::{Intent, JobSeen, Record};
+use crate::record::{Intent, JobSeen, Progress, Record};
 use crate::usage::{Outcome, Units};
 use crate::wires::{Consumption, Observer, Wire};
 
@@ -143,9 +144,10 @@ impl Meter {
         }
     }
 
-    /// Turns an intent that a dead process left behind into an `orphaned` record.
-    pub fn close_orphan(&self, intent: Intent, found: Moment) {
-        let record = settlement::orphan(intent, found);
+    /// Turns an intent that a dead process left behind, and what its call had brought as far as that was noted, into an
+    /// `orphaned` record.
+    pub fn close_orphan(&self, intent: Intent, progress: Option<Progress>, found: Moment) {
+        let record = settlement::orphan(intent, progress, found);
         if let Err(error) = self.books.commit(record) {
             tracing::error!(error = &error as &dyn std::error::Error, "an orphaned call could not be recorded");
         }
@@ -210,6 +212,35 @@ impl OpenCall {
             && draft.first_byte.is_none()
         {
             draft.first_byte = Some(draft.began.instant.elapsed());
+            draft.marks.begin(draft.consumption);
+        }
+    }
+
+    /// Notes that `observer` has read more of the answer; now and then what came so far is put into the journal, by
+    /// another thread, so that it is known should this process die.
+    pub fn progressed(&mut self, observer: &dyn Observer) {
+        if let Some(draft) = &mut self.draft {
+            draft.marks.stir();
+        }
+        if self.mark_due().is_some_and(|due| Instant::now() >= due) {
+            self.mark(observer);
+        }
+    }
+
+    /// When [`OpenCall::mark`] has something to do, should nothing more come until then.
+    pub fn mark_due(&self) -> Option<Instant> {
+        self.draft.as_ref().and_then(|draft| draft.marks.due())
+    }
+
+    /// Hands what `observer` has read so far to the counting thread, if there is room for it.
+    pub fn mark(&mut self, observer: &dyn Observer) {
+        let Some(draft) = &mut self.draft else { return };
+        draft.marks.postpone();
+        if self.meter.counting.takes_marks()
+            && let Some((mark, reached)) = progress::mark(draft, observer)
+            && self.meter.counting.mark(mark)
+        {
+            draft.marks.sent(reached);
         }
     }
 

@@ -266,6 +266,46 @@ pub struct Gap {
     pub requests: u64,
 }
 
+/// What an open call has brought so far, noted about once a second: all that is known of the answer of a call whose
+/// process dies. Holds no text of the call.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Progress {
+    /// The call's id.
+    pub id: RecordId,
+    /// When it was looked at.
+    pub at: jiff::Timestamp,
+    /// The model that answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The answer's HTTP status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Whether `tokens` are the provider's last word, although the answer had not ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_reported: bool,
+    /// What the provider reported so far.
+    #[serde(default, skip_serializing_if = "TokenCounts::is_empty")]
+    pub tokens: TokenCounts,
+    /// Billed quantities that are not tokens, so far.
+    #[serde(default, skip_serializing_if = "Units::is_empty")]
+    pub units: Units,
+    /// The provider's own usage object so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage_raw: Option<Box<RawValue>>,
+    /// The service tier that the answer names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<String>,
+    /// How the provider contradicted itself so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anomaly: Option<Anomaly>,
+    /// Tokens of the text that was delivered, where they were counted here.
+    #[serde(default)]
+    pub delivered_tokens: u64,
+    /// Bytes of delivered text beside them, which were not counted but measured.
+    #[serde(default)]
+    pub delivered_bytes: u64,
+}
+
 /// What a record says of a job: by this the meter knows after a restart which were counted and which are to be.
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize)]
 pub struct JobSeen {

@@ -137,6 +137,17 @@ impl Writer {
         Ok(Appended(active.end))
     }
 
+    /// Appends a mark of progress, as an intent is; `None` where its call is over, or was never open here.
+    pub(super) fn append_progress(&self, id: RecordId, buffer: &mut [u8]) -> Result<Option<Appended>, JournalError> {
+        check_length(buffer)?;
+        frame::seal(buffer, Kind::Progress, 0);
+        let mut active = self.active();
+        if !active.open.contains_key(&id) {
+            return Ok(None);
+        }
+        self.append_unless_refusing(&mut active, buffer).map(Some)
+    }
+
     /// Appends a record, on the ballast's space if there is no other. Gives it its seq.
     pub(super) fn append_record(&self, id: RecordId, buffer: &mut [u8]) -> Result<(Appended, u64), JournalError> {
         check_length(buffer)?;

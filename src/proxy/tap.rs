@@ -128,6 +128,9 @@ impl Tap {
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Upstream)))
             }
             Poll::Pending => {
+                if let Some(watch) = &mut self.watch {
+                    watch.poll_mark(context);
+                }
                 ready!(self.idle.poll_over(context));
                 Poll::Ready(Some(Err(BodyError::Idle(self.idle.timeout()))))
             }

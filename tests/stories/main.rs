@@ -39,6 +39,7 @@ mod hostile;
 mod jobs;
 mod leaving;
 mod memory;
+mod orphans;
 mod prometheus;
 mod records;
 mod refusals;

@@ -12,7 +12,7 @@ use crate::usage::Units;
 use crate::wires::delivered::{Delivered, Text};
 use crate::wires::object::Object;
 use crate::wires::told::Cached;
-use crate::wires::{Countable, Observer, Reading, UsageSeen, markers};
+use crate::wires::{Observer, Reading, UsageSeen, markers};
 
 /// Reads an answer.
 #[derive(Debug)]
@@ -152,8 +152,8 @@ impl Observer for Generated {
         }
     }
 
-    fn delivered(&self) -> Countable {
-        self.delivered.countable()
+    fn kept(&self) -> Option<&Delivered> {
+        Some(&self.delivered)
     }
 }
 
