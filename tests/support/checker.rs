@@ -17,7 +17,8 @@
 //! The truth that I3 goes by is what somebody who reads the answer can know: the prompt, the words that passed, what
 //! the provider told. Nobody can estimate reasoning that is neither shown nor told. Of an answer that broke off it is
 //! known only that tokenmeter read at least what its client has and at most what the oracle wrote. And of a call that
-//! was in flight when the process died the band is by lengths alone: see [`Evidence::may_have_died`].
+//! was in flight when the process died the band need not hold what passed last, but the prompt: see
+//! [`Evidence::may_have_died`].
 
 #[path = "checker/place.rs"]
 pub(crate) mod place;
@@ -118,8 +119,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) attempts: &'a [Attempt],
     pub(crate) seen: &'a [Seen],
     pub(crate) rows: &'a [Row],
-    /// The process was killed while they were made: then a call may be `orphaned`, and see its connection cut. What the
-    /// product promises of an orphan's band is the length of the request, and that is not held against the oracle.
+    /// The process was killed while they were made: then a call may be `orphaned`, and its client see its connection cut.
+    /// What passed an orphan since the last note of its progress is not promised to be in its band.
     pub(crate) may_have_died: bool,
 }
 
@@ -489,10 +490,9 @@ impl<'a> Call<'a> {
             self.violates("I3", &what);
         }
         let Some(_) = self.attempt else { return };
-        if self.row.outcome == "orphaned" {
-            return;
-        }
-        let (least, most) = (self.countable(self.pieces_seen()), self.countable(self.pieces_begun()));
+        // Of a call that was in flight when the process died, what came last is not promised.
+        let sure = if self.row.outcome == "orphaned" { 0 } else { self.pieces_seen() };
+        let (least, most) = (self.countable(sure), self.countable(self.pieces_begun()));
         if low > most || high < least {
             let what = format!("estimated {low} to {high}, oracle {least} to {most}");
             self.violates("I3", &what);
