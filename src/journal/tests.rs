@@ -305,7 +305,7 @@ fn frame_of_mark(segment: &[u8]) -> Vec<u8> {
         match super::frame::decode(rest) {
             super::frame::Decoded::Whole { kind: Kind::Progress, bytes, .. } => return rest[..bytes].to_vec(),
             super::frame::Decoded::Whole { bytes, .. } => rest = &rest[bytes..],
-            other => panic!("{other:?}"),
+            other @ (super::frame::Decoded::Partial { .. } | super::frame::Decoded::Broken(_)) => panic!("{other:?}"),
         }
     }
 }

@@ -239,7 +239,7 @@ pub(super) fn orphan(intent: Intent, progress: Option<Progress>, found: Moment) 
         record.anomaly = progress.anomaly;
         is_reported = progress.is_reported;
         let (tokens, bytes_beyond) = (progress.delivered_tokens, progress.delivered_bytes);
-        delivered = Some(Countable { tokens, bytes_beyond, ..Countable::default() });
+        delivered = Some(Countable { bytes_beyond, tokens, ..Countable::default() });
     }
     let is_error = record.status.is_some_and(|status| status >= 400);
     let prompt = body_bytes.filter(|_| record.tokens.input.is_none()).map(by_length);

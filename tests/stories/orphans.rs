@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio::task::JoinSet;
 
 use crate::asks::{self, Ask};
 use crate::stand::{PATIENCE, Stand, read_until};
@@ -89,7 +90,10 @@ async fn a_kill_in_a_slow_stream_charges_all_but_its_last_second() {
         .iter()
         .map(|(_, answer)| answer.headers()["x-tokenmeter-record"].to_str().unwrap().to_owned())
         .collect();
-    let readers: Vec<_> = answers.into_iter().map(|(_, answer)| tokio::spawn(arrivals(answer))).collect();
+    let mut readers = JoinSet::new();
+    for (at, (_, answer)) in answers.into_iter().enumerate() {
+        readers.spawn(async move { (at, arrivals(answer).await) });
+    }
     for id in &ids {
         marked(&stand, id, 40).await;
     }
@@ -97,8 +101,8 @@ async fn a_kill_in_a_slow_stream_charges_all_but_its_last_second() {
     stand.kill();
     stand.serve();
     let records = stand.records_when(streams.len());
-    for ((ask, id), reader) in streams.iter().zip(&ids).zip(readers) {
-        let arrivals = reader.await.unwrap();
+    for (at, arrivals) in readers.join_all().await {
+        let (ask, id) = (&streams[at], &ids[at]);
         let record = records.iter().find(|record| record["id"] == id.as_str()).unwrap();
         let covered = arrivals.iter().filter(|at| **at + MARKS_LAG_MAX <= killed).count();
         let (covered, all) = (u64::try_from(covered).unwrap(), u64::try_from(arrivals.len()).unwrap());

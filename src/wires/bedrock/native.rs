@@ -66,7 +66,7 @@ impl Native {
         match self {
             Self::Unknown(_) => None,
             Self::Shared(observer) => observer.kept(),
-            Self::Plain(plain) => plain.kept(),
+            Self::Plain(plain) => Some(plain.kept()),
         }
     }
 }

@@ -118,8 +118,8 @@ impl Plain {
         Reading { usage, tokens, usage_raw: self.raw(), anomaly, is_finished, ..Reading::default() }
     }
 
-    pub(super) fn kept(&self) -> Option<&Delivered> {
-        Some(&self.delivered)
+    pub(super) fn kept(&self) -> &Delivered {
+        &self.delivered
     }
 }
 
