@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Wake, Waker};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -60,8 +62,15 @@ impl Places {
 
 /// Runs the server until SIGTERM or SIGINT. `listening` is told the addresses once both are bound.
 pub fn serve(config: Config, listening: impl FnOnce(&Addresses)) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    // One thread may be stuck in a `write`: there must be another.
+    let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
     let books = Books::open(&config)?;
+    books.journal.wake_when_stalled(Waker::from(Arc::new(Rouse(runtime.handle().clone()))));
     let stop = watch::Sender::new(false);
     let keys = Arc::new(KeySet::new(config.attribution.keys.clone()));
     let keeper = Keeper::start(&books, Arc::clone(&keys), config.report.zone.clone())?;
@@ -71,6 +80,16 @@ pub fn serve(config: Config, listening: impl FnOnce(&Addresses)) -> anyhow::Resu
     keeper.stop();
     books.close();
     served
+}
+
+/// Wakes another of the runtime's threads. Of two threads one waits for the network and the other may sleep; if the first
+/// then gets stuck in a task, nobody looks at the network until something wakes the second.
+struct Rouse(Handle);
+
+impl Wake for Rouse {
+    fn wake(self: Arc<Self>) {
+        drop(self.0.spawn(async {}));
+    }
 }
 
 /// Where the server listens, and whom it knows.
@@ -245,6 +264,7 @@ fn journal_settings(
         directory,
         durability,
         segment_bytes_max: journal::SEGMENT_BYTES_MAX,
+        bytes_max: ledger.journal_bytes_max,
         node: ledger.node.clone(),
         seq_floors,
     }
@@ -263,7 +283,8 @@ struct Live {
 impl Facts for Live {
     fn metrics(&self) -> String {
         let metrics = &self.books.metrics;
-        metrics.journal_bytes(self.books.journal.bytes());
+        let journal = &self.books.journal;
+        metrics.journal(journal.bytes(), journal.bytes_max(), journal.lasts(), journal.queued());
         let now = self.books.with_applier(|applier| (applier.records_applied(), applier.failures(), applier.lag()));
         if let Some((applied, failures, lag)) = now {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);

@@ -18,6 +18,7 @@ use crate::attribution;
 use crate::config::reader::{Document, Section};
 use crate::config::secrets::Secrets;
 use crate::ids::{DepartmentId, NodeId, TeamId};
+use crate::journal;
 use crate::problem::Problem;
 use crate::proxy::{self, OnFailure};
 use crate::wires::{self, Wire};
@@ -59,6 +60,8 @@ pub struct Ledger {
     pub directory: PathBuf,
     /// What a record survives.
     pub durability: Durability,
+    /// Beyond this the journal takes no call until the ledger has taken records.
+    pub journal_bytes_max: u64,
     /// This process's name in records; `None`: one is made and kept in the directory.
     pub node: Option<NodeId>,
 }
@@ -231,6 +234,7 @@ fn read_ledger(section: &Section<'_>) -> Ledger {
         durability: section
             .choice("durability", &[("process", Durability::Process), ("power", Durability::Power)])
             .unwrap_or_default(),
+        journal_bytes_max: section.whole("journal_bytes_max", journal::BYTES_MAX, journal::BYTES_MAX_LEAST..=1 << 50),
         node: section.id("node", NodeId::parse),
     };
     section.finish();

@@ -122,9 +122,10 @@ impl Meter {
         consumption: Consumption,
     ) -> Result<(OpenCall, Appended), JournalError> {
         let appending = Instant::now();
-        let appended = self.books.journal.append_intent(&intent);
-        self.books.metrics.journal_append_seconds(appending.elapsed().as_secs_f64());
+        let appended = self.books.journal.submit_intent(&intent);
         let appended = appended.inspect_err(|_| self.books.metrics.journal_failed())?;
+        let metrics = Arc::clone(&self.books.metrics);
+        appended.then(move |is_written| metrics.journal_appended(appending.elapsed(), is_written));
         let draft = Draft::new(began, intent, wire, consumption);
         let inflight = Some(self.books.metrics.inflight());
         Ok((OpenCall { meter: Arc::clone(self), draft: Some(draft), _inflight: inflight }, appended))
@@ -158,9 +159,11 @@ impl Meter {
         &self.books.journal
     }
 
-    /// Counts what is still to count, for at most `patience` by tokens and then by length, and stops the counting thread.
+    /// Counts what is still to count, for at most `patience` by tokens and then by length, stops the counting thread, and
+    /// waits as long at most for what still waits for the disk.
     pub fn stop(&self, patience: Duration) {
         self.counting.stop(patience);
+        self.books.journal.drain(patience);
     }
 }
 
@@ -185,10 +188,15 @@ impl Bookkeeping {
             }
         }
         let appending = Instant::now();
-        let appended = self.journal.append_record(record);
-        self.metrics.journal_append_seconds(appending.elapsed().as_secs_f64());
+        let appended = self.journal.submit_record(record);
         let (appended, record) = appended.inspect_err(|_| self.metrics.journal_failed())?;
-        self.metrics.record(&record);
+        let metrics = Arc::clone(&self.metrics);
+        appended.then(move |is_written| {
+            metrics.journal_appended(appending.elapsed(), is_written);
+            if is_written {
+                metrics.record(&record);
+            }
+        });
         Ok(appended)
     }
 }
@@ -269,7 +277,7 @@ impl OpenCall {
     /// intent from being deleted; renewed now and then, it holds back little.
     pub fn renew(&self) {
         let Some(draft) = &self.draft else { return };
-        if let Err(error) = self.meter.books.journal.append_intent(&draft.intent) {
+        if let Err(error) = self.meter.books.journal.submit_intent(&draft.intent) {
             self.meter.books.metrics.journal_failed();
             tracing::warn!(error = &error as &dyn std::error::Error, "a long call's intent could not be renewed");
         }
@@ -293,7 +301,17 @@ impl OpenCall {
         let Meter { books, counting, jobs, .. } = &*self.meter;
         match settlement::settle(draft, outcome, ending, Moment::now(), jobs) {
             Settlement::Record(record, mark) => match books.commit(*record) {
-                Ok(appended) => Some(appended),
+                Ok(appended) => {
+                    if let Some(mark) = mark {
+                        let meter = Arc::clone(&self.meter);
+                        appended.then(move |is_written| {
+                            if !is_written {
+                                meter.jobs.take_back(mark);
+                            }
+                        });
+                    }
+                    Some(appended)
+                }
                 Err(error) => {
                     if let Some(mark) = mark {
                         jobs.take_back(mark);

@@ -2,13 +2,14 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::guard::Guard;
+use super::runway::{Rate, Runway};
 use super::writer::Writer;
-use super::{Durability, JournalError, Position};
+use super::{Appended, At, Durability, JournalError, Position};
 
 /// How often the thread looks without being asked: the time after which `process` durability is on the disk too.
 const TICK: Duration = Duration::from_secs(1);
@@ -30,6 +31,7 @@ struct State {
     is_asked: bool,
     waiting: Vec<Waker>,
     failure: Option<String>,
+    runway: Runway,
     is_stopping: bool,
     has_stopped: bool,
 }
@@ -60,6 +62,11 @@ impl Thread {
     pub(super) fn failure(&self) -> Option<String> {
         self.shared.state().failure.clone()
     }
+
+    /// How fast the journal was appended to in the last minutes.
+    pub(super) fn append_rate(&self) -> Option<Rate> {
+        self.shared.state().runway.rate()
+    }
 }
 
 impl Drop for Thread {
@@ -85,6 +92,7 @@ impl Shared {
         loop {
             let is_stopping = self.wait(writer, last);
             last = Instant::now();
+            self.state().runway.sample(last, writer.front.appended_bytes());
             self.sync(writer);
             if is_stopping {
                 break;
@@ -144,15 +152,18 @@ impl Shared {
                 super::segment::sync_directory(writer.directory())
             }
         });
+        let failure = outcome.err().map(|error| {
+            tracing::error!(error = %error, "a sync of the journal failed, no call is taken any more");
+            format!("the journal could not be synced: {error}; restart tokenmeter")
+        });
+        if let Some(why) = &failure {
+            // Without our lock, which serving threads take: the writer's may be held by one that is stuck.
+            writer.refuse_for_good(why);
+        }
         let mut state = self.state();
-        match outcome {
-            Ok(()) => state.synced = to_sync.end,
-            Err(error) => {
-                let why = format!("the journal could not be synced: {error}; restart tokenmeter");
-                tracing::error!(error = %error, "a sync of the journal failed, no call is taken any more");
-                writer.refuse_for_good(&why);
-                state.failure = Some(why);
-            }
+        match failure {
+            None => state.synced = to_sync.end,
+            Some(why) => state.failure = Some(why),
         }
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
@@ -190,27 +201,32 @@ fn look_after(writer: &Writer, guard: &mut Guard) {
     }
 }
 
-/// Resolves when a sync covers a position.
+/// Resolves when the kernel has a frame and, where that is asked for, a sync covers it.
 #[derive(Debug)]
 pub(super) struct Synced {
     shared: Option<Arc<Shared>>,
-    position: Position,
+    at: At,
 }
 
 impl Synced {
-    /// `shared` is `None` where there is nothing to wait for.
-    pub(super) fn new(shared: Option<Arc<Shared>>, position: Position) -> Self {
-        Self { shared, position }
+    /// `shared` is `None` where the kernel's word is enough.
+    pub(super) fn new(shared: Option<Arc<Shared>>, appended: Appended) -> Self {
+        Self { shared, at: appended.0 }
     }
 }
 
 impl Future for Synced {
     type Output = Result<(), JournalError>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let written = match &self.at {
+            At::Written(written) => *written,
+            At::Waiting(ticket) => ready!(ticket.poll(context))?,
+        };
+        self.at = At::Written(written);
         let Some(shared) = &self.shared else { return Poll::Ready(Ok(())) };
         let mut state = shared.state();
-        if state.synced >= self.position {
+        if state.synced >= written.end {
             return Poll::Ready(Ok(()));
         }
         if let Some(why) = &state.failure {

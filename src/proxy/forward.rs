@@ -253,7 +253,7 @@ pub(crate) async fn open(
         }
     };
     let journal = proxy.meter.journal();
-    if !journal.is_synced_on_append()
+    if !journal.is_synced(&appended)
         && let Err(error) = journal.synced(appended).await
     {
         tracing::debug!(error = &error as &dyn std::error::Error, "the journal does not sync a call");

@@ -46,7 +46,7 @@ pub(crate) struct Tap {
     background: Option<Arc<Background>>,
     journal: Arc<Journal>,
     on_failure: OnFailure,
-    /// With `durability = "power"`: what waits for the disk, and what is let go then.
+    /// What waits for the disk, and what is let go then: with `durability = "power"`, or where a write is stuck.
     syncing: Option<(Syncing, Option<Frame<Bytes>>)>,
     /// How the answer broke off, after what was held of it has gone on.
     cut: Option<BodyError>,
@@ -109,7 +109,7 @@ impl Tap {
     fn finish(&mut self, outcome: Outcome, last: Option<Frame<Bytes>>) -> Option<Frame<Bytes>> {
         let appended = self.watch.take().and_then(|watch| watch.close(outcome));
         match appended {
-            Some(appended) if !self.journal.is_synced_on_append() => {
+            Some(appended) if !self.journal.is_synced(&appended) => {
                 self.syncing = Some((Box::pin(self.journal.synced(appended)), last));
                 None
             }
