@@ -200,15 +200,14 @@ pub(super) fn verify(config: &Config) -> anyhow::Result<ExitCode> {
     let ledger = up_to_date(config)?;
     match ledger.verify()? {
         Ok(verified) => {
-            let mut text = format!(
+            super::print(&format!(
                 "the ledger adds up: {} records, {} tokens, {} buckets, no gap in any node's order\n",
                 verified.records, verified.tokens, verified.buckets
-            );
+            ))?;
             if let Some(before) = verified.removed_before {
-                text.push_str(&format!("records before {before} were removed, their sums are kept\n"));
+                super::print(&format!("records before {before} were removed, their sums are kept\n"))?;
             }
-            text.push_str(&told(&verified.ends));
-            super::print(&text)?;
+            tell_ends(&verified.ends)?;
             Ok(ExitCode::SUCCESS)
         }
         Err(difference) => Err(anyhow!("the ledger does not add up: {difference}")),
@@ -216,8 +215,11 @@ pub(super) fn verify(config: &Config) -> anyhow::Result<ExitCode> {
 }
 
 /// How far each node's records go, and the value that stands for them: to be noted where nobody can change it.
-fn told(ends: &[ChainEnd]) -> String {
-    ends.iter().map(|end| format!("node {}: up to record {}, chain {}\n", end.node, end.seq, end.link)).collect()
+fn tell_ends(ends: &[ChainEnd]) -> anyhow::Result<()> {
+    for ChainEnd { node, seq, link } in ends {
+        super::print(&format!("node {node}: up to record {seq}, chain {link}\n"))?;
+    }
+    Ok(())
 }
 
 /// `backup`.
@@ -230,7 +232,8 @@ pub(super) fn back_up(config: &Config, to: &Path) -> anyhow::Result<ExitCode> {
         Err(error) => return Err(error.into()),
     }
     let ends = Ledger::open(&places.ledger)?.back_up(to)?;
-    super::print(&format!("the ledger is copied to {}\n{}", to.display(), told(&ends)))?;
+    super::print(&format!("the ledger is copied to {}\n", to.display()))?;
+    tell_ends(&ends)?;
     Ok(ExitCode::SUCCESS)
 }
 

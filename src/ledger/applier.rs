@@ -29,7 +29,7 @@ const LOG_AGAIN: Duration = Duration::from_secs(30);
 /// Records removed in one transaction: a few milliseconds, for which records that come in wait.
 const REMOVE_AT_ONCE: usize = 500;
 /// How often records that have become old are looked for.
-const REMOVE_AGAIN: Duration = Duration::from_secs(60);
+const REMOVE_AGAIN: Duration = Duration::from_mins(1);
 
 /// How long records are kept. Their sums are kept for ever.
 #[derive(Clone, Copy, Debug)]
