@@ -7,6 +7,8 @@
 
 #[path = "../support/asks.rs"]
 mod asks;
+#[path = "../support/calls.rs"]
+mod calls;
 #[path = "../support/fake_upstream.rs"]
 mod fake_upstream;
 #[path = "../support/machine.rs"]
@@ -34,6 +36,7 @@ mod first_call;
 mod hostile;
 mod jobs;
 mod leaving;
+mod ledgers;
 mod memory;
 mod prometheus;
 mod records;

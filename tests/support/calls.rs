@@ -167,7 +167,8 @@ pub(crate) fn fill(directory: &Path, count: u64, mut tell: impl FnMut(u64)) {
     let journal = Arc::new(opened.journal);
     let (committed, commits) = mpsc::channel();
     let applier =
-        Applier::start(Arc::clone(&journal), &place(directory), None, move || drop(committed.send(()))).unwrap();
+        Applier::start(Arc::clone(&journal), &place(directory), None, move || committed.send(()).unwrap_or(()))
+            .unwrap();
     for number in 0..count {
         journal.append_record(record(number, count)).unwrap();
         while number > applier.records_applied() + AHEAD_MAX {
@@ -175,5 +176,5 @@ pub(crate) fn fill(directory: &Path, count: u64, mut tell: impl FnMut(u64)) {
             tell(applier.records_applied());
         }
     }
-    assert!(applier.stop(Duration::from_secs(600)), "the ledger takes too long");
+    assert!(applier.stop(Duration::from_mins(10)), "the ledger takes too long");
 }
