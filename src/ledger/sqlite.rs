@@ -1,11 +1,13 @@
 //! `SQLite`: the ledger in one file, for one machine. How a connection is opened, and how values are kept.
 
 mod apply;
+mod backup;
 mod buckets;
 mod jobs;
 mod keys;
 mod migrations;
 mod records;
+mod retention;
 mod verify;
 
 use std::path::Path;

@@ -12,6 +12,8 @@ mod asks;
 mod chaos;
 #[path = "../support/checker.rs"]
 mod checker;
+#[path = "../support/calls.rs"]
+mod calls;
 #[path = "../support/fake_upstream.rs"]
 mod fake_upstream;
 #[path = "../support/machine.rs"]
@@ -45,6 +47,7 @@ mod hostile;
 mod jobs;
 mod kills;
 mod leaving;
+mod ledgers;
 mod memory;
 mod orphans;
 mod prometheus;
