@@ -30,6 +30,7 @@ mod crashes;
 mod crowds;
 mod dialects;
 mod disconnects;
+mod disk;
 mod drain;
 mod economy;
 mod egress;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Transaction, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::{Sqlite, buckets, records, word};
+use super::{Sqlite, buckets, explained, gaps, records, word};
 use crate::ids::NodeId;
 use crate::journal::Position;
 use crate::ledger::buckets::Sums;
@@ -29,14 +29,24 @@ impl Sqlite {
 
     /// Applies `batch` whole or not at all. What is there already stays as it is.
     pub(in crate::ledger) fn apply(&mut self, batch: &Batch) -> Result<(), LedgerError> {
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        apply(&transaction, &batch.records)?;
-        keep_position(&transaction, &batch.node, batch.after)?;
-        Ok(transaction.commit()?)
+        apply(&mut self.connection, batch).map_err(|error| explained(error, self.files.path()))
     }
 }
 
-fn apply(transaction: &Transaction<'_>, records: &[Record]) -> Result<(), LedgerError> {
+fn apply(connection: &mut Connection, batch: &Batch) -> Result<(), LedgerError> {
+    let Batch { node, records, gaps, after } = batch;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for gap in gaps {
+        gaps::insert(&transaction, node, gap)?;
+    }
+    if !records.is_empty() {
+        insert(&transaction, records)?;
+        keep_position(&transaction, node, *after)?;
+    }
+    Ok(transaction.commit()?)
+}
+
+fn insert(transaction: &Transaction<'_>, records: &[Record]) -> Result<(), LedgerError> {
     let mut sums = Sums::default();
     let mut insertion = records::insertion(transaction)?;
     for record in records {
