@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use calls::Calls;
 use jiff::{SignedDuration, Timestamp};
-use tokenmeter::journal::{Durability, Journal, SEGMENT_BYTES_MAX, Settings};
-use tokenmeter::ledger::Applier;
+use tokenmeter::journal::{BYTES_MAX, Durability, Journal, SEGMENT_BYTES_MAX, Settings};
+use tokenmeter::ledger::{Applier, Place};
 
 /// Of the frames that are not applied, those of calls in flight: an intent and a mark each.
 const IN_FLIGHT: usize = 50;
@@ -72,7 +72,7 @@ fn ledger_of(records: usize) -> PathBuf {
     let data = unfinished.join("data");
     std::fs::create_dir_all(&data).unwrap();
     let journal = Arc::new(open(&data));
-    let applier = Applier::start(Arc::clone(&journal), &data.join("ledger.db"), || {}).unwrap();
+    let applier = Applier::start(Arc::clone(&journal), &Place::Sqlite(data.join("ledger.db")), None, || {}).unwrap();
     let begin: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
     for (_, record) in Calls::new(begin, SignedDuration::from_secs(27)).take(records) {
         journal.append_record(record).unwrap();
@@ -88,6 +88,7 @@ fn open(data: &Path) -> Journal {
         directory: data.join("journal"),
         durability: Durability::Process,
         segment_bytes_max: SEGMENT_BYTES_MAX,
+        bytes_max: BYTES_MAX,
         node: None,
         seq_floors: BTreeMap::new(),
     };

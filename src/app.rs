@@ -7,7 +7,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
@@ -33,6 +33,8 @@ use crate::usage::TokenCounts;
 
 /// How often keys and month gauges are looked after: a key made beside the server works within this time.
 const LOOK_AFTER: Duration = Duration::from_millis(250);
+/// How long a ledger that was moved stays open before it is opened anew: the applier is first to look at what is there.
+const REOPEN_AFTER: Duration = Duration::from_secs(2);
 /// How long a start waits for a journal that another process holds.
 const IN_USE_PATIENCE: Duration = Duration::from_secs(2);
 /// How often it looks again.
@@ -57,6 +59,12 @@ impl Places {
     /// The places of `ledger`.
     pub fn of(ledger: &config::Ledger) -> Self {
         Self { journal: ledger.directory.join("journal"), ledger: Place::Sqlite(ledger.directory.join("ledger.db")) }
+    }
+
+    /// The ledger; made where nothing was kept here before.
+    pub fn ledger(&self) -> Result<Ledger, LedgerError> {
+        self.ledger.check(&self.journal)?;
+        Ledger::open(&self.ledger)
     }
 }
 
@@ -192,7 +200,7 @@ impl Books {
         let places = Places::of(&config.ledger);
         std::fs::create_dir_all(&config.ledger.directory)
             .with_context(|| format!("cannot make `{}` (`ledger.directory`)", config.ledger.directory.display()))?;
-        let ledger = Ledger::open(&places.ledger)?;
+        let ledger = places.ledger()?;
         let seq_floors = ledger.last_seqs()?;
         let opened = open_journal(&journal_settings(&config.ledger, &places.journal, seq_floors))?;
         // Behind the journal's lock nobody else applies or removes any more: what another process did before is in the
@@ -315,7 +323,7 @@ impl Facts for Live {
             None => Month::of(Moment::now().at, &self.zone),
         };
         let by = dimensions(by).map_err(ReportError::Asked)?;
-        let ledger = Ledger::open(&self.books.places.ledger).map_err(failed)?;
+        let ledger = self.books.places.ledger().map_err(failed)?;
         let settings = report::Settings { timezone: self.zone.clone() };
         MonthReport::read(&ledger, month, &settings, &by).map_err(failed)
     }
@@ -344,7 +352,8 @@ impl Keeper {
     /// Loads the keys, then looks after them.
     fn start(books: &Books, keys: Arc<KeySet>, zone: TimeZone) -> anyhow::Result<Self> {
         let mut kept = Kept {
-            ledger: Ledger::open(&books.places.ledger)?,
+            ledger: books.places.ledger()?,
+            misplaced_at: None,
             books: books.clone(),
             keys,
             zone,
@@ -356,7 +365,7 @@ impl Keeper {
         let thread = std::thread::Builder::new().name("keeper".into()).spawn(move || {
             while stopped.recv_timeout(LOOK_AFTER) == Err(RecvTimeoutError::Timeout) {
                 kept.books.meter.keep_gaps();
-                if let Err(error) = kept.load_keys().and_then(|()| kept.show_month()) {
+                if let Err(error) = kept.reopen().and_then(|()| kept.load_keys()).and_then(|()| kept.show_month()) {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
                         "cannot read the ledger; keys and month gauges are old"
@@ -380,6 +389,8 @@ struct Kept {
     books: Books,
     keys: Arc<KeySet>,
     zone: TimeZone,
+    /// Since when the ledger is not the one that is there.
+    misplaced_at: Option<Instant>,
     /// The version of the keys that are known.
     seen: Option<i64>,
     /// The month and the ledger's commits that the gauges show.
@@ -387,6 +398,19 @@ struct Kept {
 }
 
 impl Kept {
+    /// Opens the ledger anew once it was put back. While calls are refused for it, nobody knows what the file there is.
+    fn reopen(&mut self) -> Result<(), LedgerError> {
+        if self.ledger.is_in_place() {
+            self.misplaced_at = None;
+            return Ok(());
+        }
+        let since = *self.misplaced_at.get_or_insert_with(|| Moment::now().instant);
+        if since.elapsed() >= REOPEN_AFTER && self.books.journal.failure().is_none() {
+            self.ledger = self.books.places.ledger()?;
+        }
+        Ok(())
+    }
+
     fn load_keys(&mut self) -> Result<(), LedgerError> {
         let version = self.ledger.keys_version()?;
         if self.seen == Some(version) {

@@ -106,6 +106,12 @@ fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// Says `text` beside the output, so that the output is what was asked for and nothing else.
+#[expect(clippy::print_stderr, reason = "a command's output")]
+fn tell(text: &str) {
+    eprintln!("{text}");
+}
+
 /// Starts the log of a command that is not the server: only what went wrong.
 fn log_quietly() {
     logging::start(LogFormat::Text, "warn");

@@ -350,6 +350,11 @@ impl Journal {
         self.writer.object(why);
     }
 
+    /// Whether the disk is full and calls are in flight: what space is left, the ballast's, is for their records.
+    pub fn needs_all_space(&self) -> bool {
+        self.writer.needs_all_space()
+    }
+
     /// Bytes on disk, ballast aside.
     pub fn bytes(&self) -> u64 {
         self.writer.front.bytes()

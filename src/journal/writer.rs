@@ -329,6 +329,12 @@ impl Writer {
         active.refusing.is_some() && !active.is_suspect
     }
 
+    /// Whether there is no space and calls are in flight, whose records need what is left.
+    pub(super) fn needs_all_space(&self) -> bool {
+        let active = self.active();
+        active.refusing.is_some() && !active.open.is_empty()
+    }
+
     /// Whether something else than space failed.
     pub(super) fn is_suspect(&self) -> bool {
         self.active().is_suspect
