@@ -240,7 +240,7 @@ fn journal_settings(
     journal::Settings {
         directory,
         durability,
-        segment_bytes_max: journal::SEGMENT_BYTES_MAX,
+        segment_bytes_max: ledger.journal_segment_bytes_max,
         node: ledger.node.clone(),
         seq_floors,
     }

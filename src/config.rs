@@ -18,9 +18,13 @@ use crate::attribution;
 use crate::config::reader::{Document, Section};
 use crate::config::secrets::Secrets;
 use crate::ids::{DepartmentId, NodeId, TeamId};
+use crate::journal::SEGMENT_BYTES_MAX;
 use crate::problem::Problem;
 use crate::proxy;
 use crate::wires::{self, Wire};
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
 
 /// Everything that is configured.
 #[derive(Clone, Debug)]
@@ -61,6 +65,8 @@ pub struct Ledger {
     pub durability: Durability,
     /// This process's name in records; `None`: one is made and kept in the directory.
     pub node: Option<NodeId>,
+    /// A journal file that would grow past this is followed by the next.
+    pub journal_segment_bytes_max: u64,
 }
 
 /// What a record survives.
@@ -199,8 +205,6 @@ fn read_document(
 }
 
 fn read_proxy(section: &Section<'_>, listen: SocketAddr) -> proxy::Settings {
-    const KIB: u64 = 1024;
-    const MIB: u64 = 1024 * KIB;
     let settings = proxy::Settings {
         listen,
         body_view_bytes_max: section.size("body_view_bytes_max", 4 * MIB, 64 * KIB..=256 * MIB),
@@ -229,6 +233,7 @@ fn read_ledger(section: &Section<'_>) -> Ledger {
             .choice("durability", &[("process", Durability::Process), ("power", Durability::Power)])
             .unwrap_or_default(),
         node: section.id("node", NodeId::parse),
+        journal_segment_bytes_max: section.whole("journal_segment_bytes_max", SEGMENT_BYTES_MAX, 4 * KIB..=1024 * MIB),
     };
     section.finish();
     ledger

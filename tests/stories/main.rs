@@ -7,6 +7,8 @@
 
 #[path = "../support/asks.rs"]
 mod asks;
+#[path = "../support/crash_states.rs"]
+mod crash_states;
 #[path = "../support/fake_upstream.rs"]
 mod fake_upstream;
 #[path = "../support/machine.rs"]
@@ -18,6 +20,8 @@ mod raw_upstream;
 mod recorded;
 #[path = "../support/stand.rs"]
 mod stand;
+#[path = "../support/strace.rs"]
+mod strace;
 
 mod attribution;
 mod bytes;
@@ -35,6 +39,7 @@ mod hostile;
 mod jobs;
 mod leaving;
 mod memory;
+mod power;
 mod prometheus;
 mod records;
 mod refusals;

@@ -231,6 +231,21 @@ impl Stand {
         }
     }
 
+    /// What was traced into `log` of a server that is no more, once the tracer is done with it too.
+    pub(crate) fn traced(&self, log: &Path) -> String {
+        let begun = Instant::now();
+        loop {
+            let text = std::fs::read_to_string(log).unwrap();
+            // Every thread's end is told; the process's first thread is told last.
+            let first = text.split(' ').next().unwrap();
+            if text.ends_with('\n') && [" exited with", " killed by"].iter().any(|how| text.contains(&format!("\n{first} +++{how}"))) {
+                return text;
+            }
+            assert!(begun.elapsed() < PATIENCE, "the tracer does not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Runs a `tokenmeter` command and returns what it printed; it must succeed.
     pub(crate) fn run(&self, arguments: &[&str]) -> String {
         let Output { status, stdout, stderr } = self.command(arguments).output().unwrap();
