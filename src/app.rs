@@ -170,7 +170,7 @@ struct Books {
 impl Books {
     fn open(config: &Config) -> anyhow::Result<Self> {
         let places = Places::of(&config.ledger);
-        std::fs::create_dir_all(&config.ledger.directory)
+        journal::make_directory(&config.ledger.directory)
             .with_context(|| format!("cannot make `{}` (`ledger.directory`)", config.ledger.directory.display()))?;
         let ledger = Ledger::open(&places.ledger)?;
         let seq_floors = ledger.last_seqs()?;

@@ -133,7 +133,10 @@ impl Shared {
         });
         let mut state = self.state();
         match outcome {
-            Ok(()) => state.synced = to_sync.end,
+            Ok(()) => {
+                state.synced = to_sync.end;
+                writer.is_lasting(to_sync.end);
+            }
             Err(error) => {
                 let why = format!("the journal could not be synced: {error}; restart tokenmeter");
                 tracing::error!(error = %error, "a sync of the journal failed, no call is taken any more");

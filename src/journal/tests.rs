@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::pin::pin;
@@ -91,7 +92,7 @@ fn a_tail_torn_at_any_byte_leaves_the_whole_frames_before_it() {
         let whole = ends.iter().filter(|end| **end <= length as u64).count();
         // What a reading command sees before anybody repairs it.
         assert_eq!(frames(torn.path()).len(), whole, "read at {length}");
-        let found = super::recover::recover(torn.path()).unwrap();
+        let found = super::recover::recover(torn.path(), &BTreeMap::new()).unwrap();
         assert_eq!(frames(torn.path()).len(), whole, "recovered at {length}");
         assert_eq!(found.open_intents.len(), whole % 2, "open at {length}");
         let last_seq = found.last_seqs.values().max().copied().unwrap_or(0);

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ pub(super) struct Writer {
     segment_bytes_max: u64,
     ballast: Ballast,
     active: Mutex<Active>,
+    /// Up to where everything is on the disk, packed.
+    lasting: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -35,6 +38,9 @@ struct Active {
     next_seq: u64,
     /// Calls without a record, and the segment of their intent.
     open: HashMap<RecordId, u64>,
+    /// Segments of intents that a later segment ends or renews, and where that does: until that is on the disk, the
+    /// intent alone tells of the call.
+    ended_later: Vec<(u64, Position)>,
     /// Finished segments by number, with their lengths.
     finished: BTreeMap<u64, u64>,
     /// Files that the next sync must cover, beside the active one.
@@ -86,6 +92,7 @@ impl Writer {
             end: Position { segment: number, offset: segment::HEADER_BYTES as u64 },
             next_seq,
             open: found.open,
+            ended_later: Vec::new(),
             finished: found.segments,
             to_sync: Vec::new(),
             rotate_not_before: None,
@@ -93,13 +100,15 @@ impl Writer {
             refusing_for_good: None,
             failed: None,
         };
-        Ok(Self { directory, node, segment_bytes_max, ballast, active: Mutex::new(active) })
+        // What was found was made lasting before.
+        let lasting = AtomicU64::new(active.end.packed());
+        Ok(Self { directory, node, segment_bytes_max, ballast, active: Mutex::new(active), lasting })
     }
 
     /// Appends an intent, unless the space that is left is kept for records.
     pub(super) fn append_intent(&self, id: RecordId, buffer: &mut [u8]) -> Result<Appended, JournalError> {
         check_length(buffer)?;
-        frame::seal(buffer, Kind::Intent, 0);
+        frame::seal(buffer, Kind::Intent, self.lasting.load(Ordering::Relaxed));
         let mut active = self.active();
         if let Some(why) = active.refusing_for_good.as_ref().or(active.refusing.as_ref()) {
             return Err(JournalError::Refused { why: why.clone() });
@@ -109,9 +118,11 @@ impl Writer {
             active.refusing = Some(why_not(&error));
             return Err(self.refused(&active, error));
         }
-        let segment = active.end.segment;
-        active.open.insert(id, segment);
-        Ok(Appended(active.end))
+        let end = active.end;
+        if let Some(before) = active.open.insert(id, end.segment) {
+            active.ends_later(before);
+        }
+        Ok(Appended(end))
     }
 
     /// Appends a record, on the ballast's space if there is no other. Gives it its seq.
@@ -130,7 +141,9 @@ impl Writer {
             active.write(buffer).map_err(|error| self.refused(&active, error))?;
         }
         active.next_seq = seq.saturating_add(1);
-        active.open.remove(&id);
+        if let Some(before) = active.open.remove(&id) {
+            active.ends_later(before);
+        }
         Ok((Appended(active.end), seq))
     }
 
@@ -189,15 +202,23 @@ impl Writer {
         }
     }
 
+    /// Notes that everything up to `position` is on the disk.
+    pub(super) fn is_lasting(&self, position: Position) {
+        self.lasting.store(position.packed(), Ordering::Relaxed);
+    }
+
     /// Deletes the segments before number `end`, up to the first that an open call still needs.
     pub(super) fn remove_before(&self, end: u64) -> Result<(), JournalError> {
         loop {
             let number = {
-                let active = self.active();
+                let mut active = self.active();
+                let lasting = Position::unpacked(self.lasting.load(Ordering::Relaxed));
+                active.ended_later.retain(|(_, end)| *end > lasting);
                 let Some(oldest) = active.finished.keys().next().copied().filter(|oldest| *oldest < end) else {
                     return Ok(());
                 };
-                if active.open.values().any(|segment| *segment <= oldest) {
+                let mut needed = active.open.values().chain(active.ended_later.iter().map(|(segment, _)| segment));
+                if needed.any(|segment| *segment <= oldest) {
                     return Ok(());
                 }
                 oldest
@@ -253,6 +274,13 @@ impl Writer {
 }
 
 impl Active {
+    /// Notes that the last frame ends or renews an intent of the segment `before`.
+    fn ends_later(&mut self, before: u64) {
+        if before < self.end.segment {
+            self.ended_later.push((before, self.end));
+        }
+    }
+
     /// One `write` of a whole frame; takes back what a shorter one left.
     fn write(&mut self, buffer: &[u8]) -> io::Result<()> {
         if let Some(why) = &self.failed {

@@ -143,8 +143,11 @@ impl Feed {
 /// is known of other nodes is about other journals.
 pub(super) fn position_of(applied: &BTreeMap<NodeId, Applied>, directory: &Path) -> Result<Position, LedgerError> {
     let nodes = journal::nodes(directory)?;
-    let positions = nodes.iter().filter_map(|node| applied.get(node)).map(|applied| applied.position);
-    Ok(positions.max().unwrap_or(Position::START))
+    let newest = nodes.iter().filter_map(|node| applied.get(node)).max_by_key(|applied| applied.position);
+    let Some(Applied { position, last_seq }) = newest.copied() else { return Ok(Position::START) };
+    // The power failed before the name of the segment was on the disk, and another has it now.
+    let is_another = journal::first_seq(directory, position.segment)?.is_some_and(|first| first > last_seq);
+    Ok(if is_another { Position::START } else { position })
 }
 
 fn records_of(batch: &[(Position, Frame)]) -> Result<Vec<Record>, LedgerError> {
