@@ -256,7 +256,7 @@ impl Journal {
 
     /// Waits until what was appended is as lasting as the durability says: at once for `process`, with the next group
     /// fsync for `power`. A failed fsync is an error for ever after: the kernel forgets what it could not write, so a
-    /// second try that succeeds proves nothing.
+    /// second try that succeeds proves nothing. Who opens the journal again writes it again.
     pub fn synced(
         self: &Arc<Self>,
         appended: Appended,
@@ -272,6 +272,11 @@ impl Journal {
     /// Why no call can be taken now.
     pub fn failure(&self) -> Option<String> {
         self.syncing.failure().or_else(|| self.writer.failure())
+    }
+
+    /// Why nothing that is appended will be on the disk for certain until the journal is opened again: a sync failed.
+    pub fn sync_failure(&self) -> Option<String> {
+        self.syncing.failure()
     }
 
     /// Bytes on disk, ballast aside.

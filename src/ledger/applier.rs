@@ -141,6 +141,8 @@ impl Shared {
 
     fn run(&self, mut feed: Feed, ledger: &Place, on_commit: &dyn Fn()) {
         let mut logged_at: Option<Instant> = None;
+        // A sync may have failed, of this process's or of the one's before: then the journal alone has what was applied.
+        let mut is_lasting = false;
         loop {
             if self.is_stopping() && self.progress().stop_by.is_none_or(|stop_by| Instant::now() >= stop_by) {
                 return;
@@ -163,7 +165,13 @@ impl Shared {
                     if step.records > 0 {
                         self.records_applied.fetch_add(step.records as u64, Ordering::Relaxed);
                         self.commits.fetch_add(1, Ordering::Relaxed);
-                        if let Err(error) = self.journal.remove_applied(feed.position()) {
+                        is_lasting = is_lasting || feed.make_lasting().unwrap_or_else(|error| {
+                            tracing::warn!(error = %chain(&error), "the ledger cannot be written whole, the journal keeps what it has");
+                            false
+                        });
+                        if is_lasting
+                            && let Err(error) = self.journal.remove_applied(feed.position())
+                        {
                             tracing::warn!(error = %chain(&error), "applied journal segments stay on disk");
                         }
                         on_commit();
@@ -181,6 +189,7 @@ impl Shared {
                 }
                 Err(error) => {
                     self.failures.fetch_add(1, Ordering::Relaxed);
+                    is_lasting = false;
                     if logged_at.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
                         tracing::error!(error = %chain(&error), "the ledger takes no records, the journal keeps them");
                         logged_at = Some(Instant::now());

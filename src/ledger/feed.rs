@@ -87,6 +87,11 @@ impl Feed {
         self.position
     }
 
+    /// Sees to it that what is applied is on the disk, also where a sync before failed. False: not yet, ask again.
+    pub(super) fn make_lasting(&self) -> Result<bool, LedgerError> {
+        self.store.make_lasting()
+    }
+
     /// Applies the next batch. On an error nothing of it is applied, and the next step tries it again.
     pub(super) fn step(&mut self) -> Result<Step, LedgerError> {
         let outcome = self.try_step();

@@ -47,6 +47,7 @@ mod reports;
 mod results;
 mod sdks;
 mod secrets;
+mod syncs;
 mod syscalls;
 mod usage;
 mod websockets;

@@ -6,12 +6,15 @@ use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokenmeter::ids::RecordId;
 use tokenmeter::journal::{Durability, Journal, Opened, Settings};
-use tokenmeter::ledger::{Applier, Filter, Ledger, Place};
+use tokenmeter::ledger::{Applier, Filter, Ledger, Place, Verified};
 use tokenmeter::meter::{Meter, Moment};
 use tokenmeter::metrics::{Limits, Metrics};
 use tokenmeter::pricing::PriceBook;
+use tokenmeter::record::{Intent, Record};
+use tokenmeter::usage::Outcome;
 use tokio::task::JoinSet;
 
 use crate::asks;
@@ -23,7 +26,8 @@ use crate::strace::{Syscall, WHOLE, syscalls, traced};
 const CLIENTS: u64 = 12;
 /// So small that files of the journal come and go with every few calls.
 const SEGMENT_BYTES_MAX: u64 = 8 << 10;
-const TRACED: &str = "trace=openat,mkdir,mkdirat,lseek,write,writev,pwrite64,pwritev,pwritev2,sendto,sendmsg,ftruncate,\
+/// What is traced of a run that is to be recorded.
+pub(crate) const TRACED: &str = "trace=openat,mkdir,mkdirat,lseek,write,writev,pwrite64,pwritev,pwritev2,sendto,sendmsg,ftruncate,\
      truncate,fallocate,rename,renameat,renameat2,unlink,unlinkat,link,fsync,fdatasync,sync_file_range,close";
 
 /// A recorded run: what it did to the disk, and what others were told meanwhile.
@@ -33,8 +37,8 @@ struct Run {
     acknowledged: Vec<(usize, String)>,
     /// Calls whose request had begun to leave for the upstream, and the line of the log.
     asked: Vec<(usize, String)>,
-    /// The records at the end, by id.
-    records: BTreeMap<String, Value>,
+    /// The records at the end as JSON, by id.
+    records: BTreeMap<String, String>,
 }
 
 #[tokio::test]
@@ -42,7 +46,7 @@ async fn whatever_the_disk_made_of_it_what_was_acknowledged_is_there_once() {
     let Some(strace) = tool("STRACE") else { return };
     let seed = seed();
     let begun = Instant::now();
-    let run = record(&strace, "power").await;
+    let run = record(&strace, "power", &[]).await;
     let recorded = begun.elapsed();
     let states = if is_long() { 100_000 } else { 2_000 };
     let is_promised = |line: usize, moment: usize| line <= moment;
@@ -66,14 +70,26 @@ async fn whatever_the_disk_made_of_it_what_was_acknowledged_is_there_once() {
 async fn a_ledger_that_does_not_wait_for_the_disk_opens_after_a_power_cut_too() {
     let Some(strace) = tool("STRACE") else { return };
     let seed = seed();
-    let run = record(&strace, "process").await;
+    let run = record(&strace, "process", &[]).await;
     // Nothing is promised but order: what is there is right, and it goes on.
     let tried = try_states(&run, if is_long() { 10_000 } else { 200 }, seed, &|_, _| false);
     eprintln!("{tried} crash states, {} records", run.records.len());
 }
 
+#[tokio::test]
+async fn what_the_ledger_could_not_sync_stays_in_the_journal() {
+    let Some(strace) = tool("STRACE") else { return };
+    let seed = seed();
+    // Counted by thread, and only the one that applies comes so far.
+    let run = record(&strace, "power", &["-e", "inject=fsync:error=EIO:when=60+5"]).await;
+    let tried = try_states(&run, if is_long() { 10_000 } else { 300 }, seed, &|line, moment| line <= moment);
+    let failed = run.recording.failed_syncs();
+    eprintln!("{tried} crash states, {failed} syncs failed, {} records", run.records.len());
+    assert!(failed > 5, "{failed} syncs failed");
+}
+
 /// Serves calls until it is killed, then again until it is told to stop.
-async fn record(strace: &Path, durability: &str) -> Run {
+async fn record(strace: &Path, durability: &str, faults: &[&str]) -> Run {
     let ledger =
         format!("[ledger]\ndurability = \"{durability}\"\njournal_segment_bytes_max = {SEGMENT_BYTES_MAX}\n");
     let mut stand = Stand::stopped(|base| format!("{ledger}{}{PAYERS}", upstreams(base)));
@@ -82,7 +98,7 @@ async fn record(strace: &Path, durability: &str) -> Run {
     for round in 0..2_u64 {
         let log = stand.path().join(format!("trace-{round}"));
         let command = stand.command(&["serve"]);
-        let options: Vec<&str> = WHOLE.iter().copied().chain(["-e", TRACED]).collect();
+        let options: Vec<&str> = WHOLE.iter().chain(&["-e", TRACED]).chain(faults).copied().collect();
         stand.serve_as(traced(strace, &log, &options, &command));
         let mut clients = JoinSet::new();
         for client in 0..CLIENTS {
@@ -105,8 +121,9 @@ async fn record(strace: &Path, durability: &str) -> Run {
         acknowledged.extend(ends(&syscalls, &proxy).into_iter().map(|(line, id)| (base + line, id)));
         asked.extend(requests(&syscalls, &stand.fake.address().to_string()).into_iter().map(|(line, call)| (base + line, call)));
     }
-    let records: BTreeMap<String, Value> =
-        stand.records().into_iter().map(|record| (record["id"].as_str().unwrap().to_owned(), record)).collect();
+    let records = stand.run(&["records", "--format", "jsonl"]);
+    let id = |line: &str| serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap().to_owned();
+    let records = records.lines().map(|line| (id(line), line.to_owned())).collect();
     Run { recording, acknowledged, asked, records }
 }
 
@@ -130,7 +147,7 @@ async fn load(proxy: String, mut dice: Dice, round: u64, client: u64) {
 }
 
 /// The record ids of the answers whose end was written to a client, and where in the log.
-fn ends(syscalls: &[Syscall], proxy: &str) -> Vec<(usize, String)> {
+pub(crate) fn ends(syscalls: &[Syscall], proxy: &str) -> Vec<(usize, String)> {
     let here = format!("TCP:[{proxy}->");
     let mut answers: HashMap<i64, (Vec<u8>, bool)> = HashMap::new();
     let mut ends = Vec::new();
@@ -163,7 +180,7 @@ fn ends(syscalls: &[Syscall], proxy: &str) -> Vec<(usize, String)> {
 }
 
 /// The calls whose request was written to the upstream, and where in the log.
-fn requests(syscalls: &[Syscall], upstream: &str) -> Vec<(usize, String)> {
+pub(crate) fn requests(syscalls: &[Syscall], upstream: &str) -> Vec<(usize, String)> {
     let there = format!("->{upstream}]");
     let to_upstream = syscalls.iter().filter(|syscall| is_write(syscall) && syscall.described().ends_with(&there));
     let call = |syscall: &Syscall| {
@@ -220,20 +237,21 @@ fn try_state(
     is_promised: &dyn Fn(&usize) -> bool,
 ) -> Result<(), String> {
     state.write_to(root);
-    let found = open(root, prices)?;
+    let (found, verified) = open(root, prices)?;
     let mut calls = BTreeMap::new();
     for (id, record) in &found {
-        let call = record["tags"]["call"].as_str().unwrap_or_default();
+        let call = record.tags.get("call").map_or("", String::as_str);
         if let Some(other) = calls.insert(call, id) {
             return Err(format!("call {call} has two records, {other} and {id}"));
         }
-        if record["outcome"] != "orphaned" && run.records.get(id) != Some(record) {
-            return Err(format!("{record} is not what was recorded: {:?}", run.records.get(id)));
+        if record.outcome != Outcome::Orphaned && run.records.get(id) != Some(&json(record)) {
+            return Err(format!("{} is not what was recorded: {:?}", json(record), run.records.get(id)));
         }
     }
     for (_, id) in run.acknowledged.iter().filter(|(line, _)| is_promised(line)) {
-        if found.get(id) != run.records.get(id) {
-            return Err(format!("{id} was acknowledged and is {:?}", found.get(id)));
+        let found = found.get(id).map(json);
+        if found.as_ref() != run.records.get(id) {
+            return Err(format!("{id} was acknowledged and is {found:?}"));
         }
     }
     for (_, call) in run.asked.iter().filter(|(line, _)| is_promised(line)) {
@@ -241,16 +259,31 @@ fn try_state(
             return Err(format!("call {call} reached the upstream and has no record"));
         }
     }
-    // It goes on, and who opens it again finds the same.
-    let again = open(root, prices)?;
-    if again != found {
-        return Err(format!("{} records are {} when it is opened again", found.len(), again.len()));
+    // It went on, by one call more, which is an orphan of the first opening; who opens it again finds the same.
+    let (_, again) = open(root, prices)?;
+    if again.records != verified.records + 1 {
+        return Err(format!("{verified:?} is {again:?} when it is opened again"));
     }
     Ok(())
 }
 
-/// The records in the ledger below `root`, once everything is applied and every open call settled.
-fn open(root: &Path, prices: &Arc<PriceBook>) -> Result<BTreeMap<String, Value>, String> {
+fn json(record: &Record) -> String {
+    serde_json::to_string(record).unwrap()
+}
+
+/// A call that nobody asked for.
+fn one_more() -> Intent {
+    let now = Moment::now().at;
+    serde_json::from_value(json!({
+        "id": RecordId::new(now), "started_at": now, "department": "research", "team": "lab", "attributed_by": "none",
+        "upstream": "openai", "wire": "openai", "provider": "openai", "operation": "chat", "stream": false,
+        "is_consumption": true,
+    }))
+    .unwrap()
+}
+
+/// The records in the ledger below `root`, once everything is applied and every open call settled. Leaves one open.
+fn open(root: &Path, prices: &Arc<PriceBook>) -> Result<(BTreeMap<String, Record>, Verified), String> {
     let told = |error: &dyn std::error::Error| {
         let causes = std::iter::successors(error.source(), |error| error.source());
         causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
@@ -268,19 +301,18 @@ fn open(root: &Path, prices: &Arc<PriceBook>) -> Result<BTreeMap<String, Value>,
     };
     let Opened { journal, open_intents, .. } = Journal::open(settings).map_err(|error| told(&error))?;
     let journal = Arc::new(journal);
-    let meter = Meter::start(Arc::clone(&journal), Arc::clone(prices), Arc::new(Metrics::new(Limits::default()))).unwrap();
+    let meter =
+        Meter::start(Arc::clone(&journal), Arc::clone(prices), Arc::new(Metrics::new(Limits::default()))).unwrap();
     for intent in open_intents {
         meter.close_orphan(intent, Moment::now());
     }
     meter.stop(Duration::from_secs(1));
     let applier = Applier::start(Arc::clone(&journal), &place, || {}).map_err(|error| told(&error))?;
-    if !applier.stop(Duration::from_secs(5)) {
+    if !applier.stop(Duration::from_secs(20)) {
         return Err("the journal cannot be applied".to_owned());
     }
-    match ledger.verify().map_err(|error| told(&error))? {
-        Ok(_) => {}
-        Err(difference) => return Err(difference.to_string()),
-    }
+    let verified = ledger.verify().map_err(|error| told(&error))?.map_err(|difference| difference.to_string())?;
     let records = ledger.records(&Filter::default(), None, usize::MAX).map_err(|error| told(&error))?;
-    Ok(records.iter().map(|record| (record.id.to_string(), serde_json::to_value(record).unwrap())).collect())
+    journal.append_intent(&one_more()).map_err(|error| told(&error))?;
+    Ok((records.into_iter().map(|record| (record.id.to_string(), record)).collect(), verified))
 }

@@ -21,6 +21,7 @@ pub(crate) struct Recording {
     steps: Vec<Step>,
     /// The lines by which something had become lasting.
     syncs: Vec<usize>,
+    failed_syncs: usize,
     names: BTreeMap<String, usize>,
     inodes: usize,
     lines: usize,
@@ -90,6 +91,8 @@ impl Recording {
     /// Adds what the next process did; returns the line that its log begins at in all of this.
     pub(crate) fn add(&mut self, syscalls: &[Syscall]) -> usize {
         let base = self.lines;
+        let is_sync = |syscall: &&Syscall| ["fsync", "fdatasync"].contains(&syscall.name.as_str());
+        self.failed_syncs += syscalls.iter().filter(is_sync).filter(|syscall| syscall.result < 0).count();
         let mut opened: HashMap<i64, Opened> = HashMap::new();
         let mut ordered: Vec<&Syscall> = syscalls.iter().filter(|syscall| syscall.result >= 0).collect();
         // A descriptor is there when the call that gives it returns.
@@ -198,6 +201,11 @@ impl Recording {
     /// How often something was made lasting.
     pub(crate) fn syncs(&self) -> usize {
         self.syncs.len()
+    }
+
+    /// How often that failed.
+    pub(crate) fn failed_syncs(&self) -> usize {
+        self.failed_syncs
     }
 
     /// How many names were taken away, where `is_meant`.

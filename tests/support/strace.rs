@@ -96,11 +96,6 @@ impl Syscall {
         self.arguments.split('"').skip(1).step_by(2).map(unescaped).collect()
     }
 
-    /// Its first string as a path.
-    pub(crate) fn path(&self) -> String {
-        String::from_utf8(self.strings().swap_remove(0)).unwrap()
-    }
-
     /// What a write wrote or a read read.
     pub(crate) fn data(&self) -> Vec<u8> {
         let mut data = self.strings().concat();
