@@ -1,5 +1,6 @@
 //! App: everything that serves, put together, run until told to stop, and taken apart so that nothing is lost.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,6 +42,8 @@ const IN_USE_PATIENCE: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long stopping waits for the ledger to take what the journal holds. What is left is taken at the next start.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long calls are refused, and `/readyz` says why, before a journal that could not be synced ends the process.
+const SYNC_FAILED_GRACE: Duration = Duration::from_secs(5);
 /// How long stopping counts tokens before it counts by length.
 const COUNT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long tasks that were cut may take to let go.
@@ -158,16 +161,35 @@ async fn run(
         admin_stop.send_replace(true);
     };
     let both = async { tokio::join!(serving_proxy, serving_admin) };
+    let failure = OnceCell::new();
     let signals = async {
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        tracing::info!("told to stop; calls in flight may end, a second signal cuts them");
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("told to stop; calls in flight may end, a second signal cuts them"),
+            _ = interrupt.recv() => tracing::info!("told to stop; calls in flight may end, a second signal cuts them"),
+            why = sync_failure(&live.books.journal) => {
+                tokio::time::sleep(SYNC_FAILED_GRACE).await;
+                tracing::error!("ending for want of a journal; calls in flight may end, a signal cuts them");
+                failure.get_or_init(|| why);
+            }
+        }
         live.is_draining.store(true, Ordering::Relaxed);
         stop.send_replace(true);
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         tracing::warn!("told to stop again; cutting calls in flight");
     };
     tokio::select! { _ = both => {}, () = signals => {} }
-    Ok(())
+    failure.into_inner().map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))
+}
+
+/// Waits until a sync of `journal` has failed; why it did. What follows can be made sure of only by who opens the
+/// journal anew, so the process ends with an error and whoever looks after it starts the next.
+async fn sync_failure(journal: &Journal) -> String {
+    loop {
+        if let Some(why) = journal.sync_failure() {
+            return why;
+        }
+        tokio::time::sleep(LOOK_AFTER).await;
+    }
 }
 
 /// What a client of the first upstream with a well-known variable is told.
@@ -198,7 +220,7 @@ struct Books {
 impl Books {
     fn open(config: &Config) -> anyhow::Result<Self> {
         let places = Places::of(&config.ledger);
-        std::fs::create_dir_all(&config.ledger.directory)
+        journal::make_directory(&config.ledger.directory)
             .with_context(|| format!("cannot make `{}` (`ledger.directory`)", config.ledger.directory.display()))?;
         let ledger = places.ledger()?;
         let seq_floors = ledger.last_seqs()?;
@@ -272,7 +294,7 @@ fn journal_settings(
     journal::Settings {
         directory,
         durability,
-        segment_bytes_max: journal::SEGMENT_BYTES_MAX,
+        segment_bytes_max: ledger.journal_segment_bytes_max,
         bytes_max: ledger.journal_bytes_max,
         node: ledger.node.clone(),
         seq_floors,
@@ -306,13 +328,12 @@ impl Facts for Live {
     }
 
     fn readiness(&self) -> Readiness {
-        if self.is_draining.load(Ordering::Relaxed) {
-            return Readiness::Unready("told to stop; calls in flight are ending".into());
-        }
+        let is_draining = self.is_draining.load(Ordering::Relaxed);
         match (self.books.journal.failure(), self.on_failure) {
-            (None, _) => Readiness::Ready,
             (Some(why), OnFailure::Refuse) => Readiness::Unready(why),
+            (_, _) if is_draining => Readiness::Unready("told to stop; calls in flight are ending".into()),
             (Some(why), OnFailure::Pass) => Readiness::Unmetered(why),
+            (None, _) => Readiness::Ready,
         }
     }
 

@@ -25,6 +25,9 @@ use crate::problem::Problem;
 use crate::proxy::{self, OnFailure};
 use crate::wires::{self, Wire};
 
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
 /// Everything that is configured.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -68,6 +71,8 @@ pub struct Ledger {
     pub keep_records: Option<SignedDuration>,
     /// This process's name in records; `None`: one is made and kept in the directory.
     pub node: Option<NodeId>,
+    /// A journal file that would grow past this is followed by the next.
+    pub journal_segment_bytes_max: u64,
 }
 
 /// The shortest time that records can be kept: for so long they say which background jobs were counted.
@@ -211,8 +216,6 @@ fn read_document(
 }
 
 fn read_proxy(section: &Section<'_>, listen: SocketAddr, on_failure: OnFailure) -> proxy::Settings {
-    const KIB: u64 = 1024;
-    const MIB: u64 = 1024 * KIB;
     let settings = proxy::Settings {
         listen,
         body_view_bytes_max: section.size("body_view_bytes_max", 4 * MIB, 64 * KIB..=256 * MIB),
@@ -247,6 +250,7 @@ fn read_ledger(section: &Section<'_>) -> Ledger {
             SignedDuration::from_hours(i64::try_from(days).unwrap_or(i64::MAX).saturating_mul(24))
         }),
         node: section.id("node", NodeId::parse),
+        journal_segment_bytes_max: section.whole("journal_segment_bytes_max", journal::SEGMENT_BYTES_MAX, 4 * KIB..=1024 * MIB),
     };
     section.finish();
     ledger

@@ -22,6 +22,7 @@ mod writer;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, TryLockError};
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::Waker;
@@ -31,7 +32,7 @@ use crate::ids::{NodeId, RecordId};
 use crate::record::{Gap, Intent, JobSeen, Progress, Record};
 
 pub use frame::{Frame, Kind};
-pub use reader::{Limits, Reader, nodes};
+pub use reader::{Limits, Reader, first_seq, nodes};
 
 use ticket::Ticket;
 use writer::{Writer, Written};
@@ -89,6 +90,19 @@ pub struct Position {
 impl Position {
     /// In front of every frame.
     pub const START: Self = Self { segment: 0, offset: 0 };
+
+    /// The position in 64 bits; of one that does not fit, the beginning.
+    fn packed(self) -> u64 {
+        match (u32::try_from(self.segment), u32::try_from(self.offset)) {
+            (Ok(segment), Ok(offset)) => u64::from(segment) << 32 | u64::from(offset),
+            (Err(_), _) | (_, Err(_)) => 0,
+        }
+    }
+
+    /// What [`Position::packed`] made 64 bits of.
+    fn unpacked(bits: u64) -> Self {
+        Self { segment: bits >> 32, offset: bits & u64::from(u32::MAX) }
+    }
 }
 
 /// A frame was appended, or waits for a disk that takes its time.
@@ -123,7 +137,7 @@ pub enum JournalError {
         /// With which file.
         path: PathBuf,
         /// Why not.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Another process appends to it.
     #[error("journal `{}` is in use by another process; stop it or choose another `ledger.directory`", directory.display())]
@@ -207,13 +221,14 @@ impl Journal {
     /// that was handed out before never comes to mean something else.
     pub fn open(settings: Settings) -> Result<Opened, JournalError> {
         let Settings { directory, durability, segment_bytes_max, bytes_max, node, seq_floors } = settings;
-        fs::create_dir_all(&directory).map_err(|source| JournalError::Io {
+        make_directory(&directory).map_err(|source| JournalError::Io {
             what: "make",
             path: directory.clone(),
             source,
         })?;
         let lock = Lock::take(&directory)?.ok_or_else(|| JournalError::InUse { directory: directory.clone() })?;
-        let mut found = recover::recover(&directory)?;
+        let mut found = recover::recover(&directory, &seq_floors)?;
+        found.make_lasting(&directory)?;
         let node = match node.or_else(|| found.node.take()) {
             Some(node) => node,
             None => random_node()?,
@@ -319,7 +334,7 @@ impl Journal {
 
     /// Waits until what was appended is as lasting as the durability says: for `process`, until the kernel has it, which
     /// is at once unless the disk is stuck; for `power` also for the next group fsync. A failed fsync is an error for ever
-    /// after: the kernel forgets what it could not write, so a second try that succeeds proves nothing.
+    /// after: the kernel forgets what it could not write, so a second try that succeeds proves nothing. Who opens the journal again writes it again.
     pub fn synced(
         self: &Arc<Self>,
         appended: Appended,
@@ -353,6 +368,11 @@ impl Journal {
     /// Whether the disk is full and calls are in flight: what space is left, the ballast's, is for their records.
     pub fn needs_all_space(&self) -> bool {
         self.writer.needs_all_space()
+    }
+
+    /// Why nothing that is appended will be on the disk for certain until the journal is opened again: a sync failed.
+    pub fn sync_failure(&self) -> Option<String> {
+        self.syncing.failure()
     }
 
     /// Bytes on disk, ballast aside.
@@ -394,7 +414,8 @@ impl Journal {
     }
 
     /// Deletes the segments that end before `up_to`, oldest first, and stops at the first that holds the intent of a
-    /// call still open: what follows may hold the records of others in it.
+    /// call still open, or ended by a record that is not on the disk yet: what follows may hold the records of others
+    /// in it.
     pub fn remove_applied(&self, up_to: Position) -> Result<(), JournalError> {
         self.writer.remove_before(up_to.segment)
     }
@@ -419,9 +440,10 @@ impl Lock {
         }
     }
 
-    /// Cuts off a torn tail, so that a [`Reader`] sees whole frames only.
-    pub fn cut_torn_tail(&self, directory: &Path) -> Result<(), JournalError> {
-        recover::recover(directory).map(drop)
+    /// Cuts off a torn tail, so that a [`Reader`] sees whole frames only. Records up to the `seq_floors` are in the
+    /// ledger.
+    pub fn cut_torn_tail(&self, directory: &Path, seq_floors: &BTreeMap<NodeId, u64>) -> Result<(), JournalError> {
+        recover::recover(directory, seq_floors).map(drop)
     }
 }
 
@@ -434,6 +456,22 @@ pub(crate) fn in_full(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// Makes `directory`, and those above it that are missing, and their names as lasting as what will be in them.
+pub fn make_directory(directory: &Path) -> io::Result<()> {
+    let missing = directory.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).count();
+    fs::create_dir_all(directory)?;
+    // Its own name in any case: who made it may have died before this.
+    for made in directory.ancestors().take(missing.max(1)) {
+        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        match segment::sync_directory(parent) {
+            // A folder may be ours to enter and not to read; then nobody can sync it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            synced => synced?,
+        }
+    }
+    Ok(())
 }
 
 fn to_the_microsecond(at: jiff::Timestamp) -> jiff::Timestamp {

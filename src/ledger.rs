@@ -342,6 +342,14 @@ impl Store {
         }
     }
 
+    /// Sees to it that what it shows is on the disk, also where a sync before failed. False: not yet, ask again.
+    fn make_lasting(&self) -> Result<bool, LedgerError> {
+        match self {
+            Self::Sqlite(store) => store.make_lasting(),
+            Self::Postgres(_) => Ok(true),
+        }
+    }
+
     /// Applies `batch` whole or not at all. What is there already stays as it is.
     fn apply(&mut self, batch: &Batch) -> Result<(), LedgerError> {
         match self {

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::frame::{self, Decoded, Frame};
+use super::frame::{self, Decoded, Frame, Kind};
 use super::segment::{self, Header};
 use super::{JournalError, Position};
 use crate::ids::NodeId;
@@ -29,6 +29,16 @@ pub fn nodes(directory: &Path) -> Result<BTreeMap<NodeId, u64>, JournalError> {
         }
     }
     Ok(nodes)
+}
+
+/// The seq that the first record of `segment` was to have; `None` where there is no such segment.
+pub fn first_seq(directory: &Path, segment: u64) -> Result<Option<u64>, JournalError> {
+    let path = segment::path(directory, segment);
+    match File::open(&path).and_then(|file| read_at(&file, 0, segment::HEADER_BYTES)) {
+        Ok(head) => Ok(Header::decode(&head, &path)?.map(|header| header.first_seq)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(JournalError::Io { what: "read", path, source }),
+    }
 }
 
 /// How much one batch holds at most.
@@ -98,6 +108,7 @@ impl Reader {
                 match frame::decode(rest) {
                     Decoded::Whole { kind, seq, payload, bytes } => {
                         self.position.offset = self.position.offset.saturating_add(bytes as u64);
+                        let seq = if kind == Kind::Record { seq } else { 0 };
                         let frame = Frame { kind, node: open.node.clone(), seq, payload: payload.to_vec() };
                         frames.push((self.position, frame));
                         rest = rest.get(bytes..).unwrap_or_default();

@@ -153,7 +153,7 @@ impl Shared {
         });
         let failure = outcome.err().map(|error| {
             tracing::error!(error = %error, "a sync of the journal failed, no call is taken any more");
-            format!("the journal could not be synced: {error}; restart tokenmeter")
+            format!("the journal could not be synced: {error}; tokenmeter ends, and looks after it at its next start")
         });
         if let Some(why) = &failure {
             // Without our lock, which serving threads take: the writer's may be held by one that is stuck.
@@ -161,7 +161,10 @@ impl Shared {
         }
         let mut state = self.state();
         match failure {
-            None => state.synced = to_sync.end,
+            None => {
+                state.synced = to_sync.end;
+                writer.is_lasting(to_sync.end);
+            }
             Some(why) => state.failure = Some(why),
         }
         let waiting = std::mem::take(&mut state.waiting);

@@ -184,6 +184,8 @@ impl Shared {
         let mut looked_at = None;
         // A ledger that grows on the space set aside for calls in flight would take it from them.
         let shares_disk = ledger.shares_disk_with(self.journal.directory());
+        // A sync may have failed, of this process's or of the one's before: then the journal alone has what was applied.
+        let mut is_lasting = false;
         loop {
             if self.is_stopping() && self.progress().stop_by.is_none_or(|stop_by| Instant::now() >= stop_by) {
                 return;
@@ -211,7 +213,8 @@ impl Shared {
                     if step.records > 0 {
                         self.records_applied.fetch_add(step.records as u64, Ordering::Relaxed);
                         self.commits.fetch_add(1, Ordering::Relaxed);
-                        if let Err(error) = self.journal.remove_applied(feed.position()) {
+                        is_lasting = is_lasting || Self::make_lasting(&mut feed);
+                        if is_lasting && let Err(error) = self.journal.remove_applied(feed.position()) {
                             tracing::warn!(error = %in_full(&error), "applied journal segments stay on disk");
                         }
                         on_commit();
@@ -240,6 +243,7 @@ impl Shared {
                     looked_at = None;
                     self.failures.fetch_add(1, Ordering::Relaxed);
                     self.journal.object(error.is_loss().then(|| in_full(&error)));
+                    is_lasting = false;
                     if logged_at.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
                         tracing::error!(error = %in_full(&error), "the ledger takes no records, the journal keeps them");
                         logged_at = Some(Instant::now());
@@ -262,6 +266,14 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Writes whole what the ledger has, so that it need not be in the journal any more.
+    fn make_lasting(feed: &mut Feed) -> bool {
+        feed.make_lasting().unwrap_or_else(|error| {
+            tracing::warn!(error = %in_full(&error), "the ledger cannot be written whole, the journal keeps what it has");
+            false
+        })
     }
 }
 

@@ -76,7 +76,7 @@ impl Feed {
                 return Err(LedgerError::Emptied { node, applied, journal: directory.to_owned() });
             }
         }
-        let position = position_of(&applied, &nodes);
+        let position = position_of(&applied, &nodes, directory)?;
         let last_seqs = applied.into_iter().map(|(node, applied)| (node, applied.last_seq)).collect();
         let reader = Reader::open(directory, position)?;
         Ok(Self {
@@ -122,6 +122,11 @@ impl Feed {
     /// Up to where everything is applied.
     pub(super) fn position(&self) -> Position {
         self.position
+    }
+
+    /// Sees to it that what is applied is on the disk, also where a sync before failed. False: not yet, ask again.
+    pub(super) fn make_lasting(&self) -> Result<bool, LedgerError> {
+        self.store.make_lasting()
     }
 
     /// Applies the next batch. On an error nothing of it is applied, and the next step tries it again.
@@ -185,9 +190,16 @@ impl Feed {
 
 /// Up to where a journal is applied that has had the names `nodes`, one after the other. What is known of other nodes
 /// is about other journals.
-pub(super) fn position_of(applied: &BTreeMap<NodeId, Applied>, nodes: &BTreeMap<NodeId, u64>) -> Position {
-    let positions = nodes.keys().filter_map(|node| applied.get(node)).map(|applied| applied.position);
-    positions.max().unwrap_or(Position::START)
+pub(super) fn position_of(
+    applied: &BTreeMap<NodeId, Applied>,
+    nodes: &BTreeMap<NodeId, u64>,
+    directory: &Path,
+) -> Result<Position, LedgerError> {
+    let newest = nodes.keys().filter_map(|node| applied.get(node)).max_by_key(|applied| applied.position);
+    let Some(Applied { position, last_seq }) = newest.copied() else { return Ok(Position::START) };
+    // The power failed before the name of the segment was on the disk, and another has it now.
+    let is_another = journal::first_seq(directory, position.segment)?.is_some_and(|first| first > last_seq);
+    Ok(if is_another { Position::START } else { position })
 }
 
 fn gaps_of(batch: &[(Position, Frame)]) -> Result<Vec<Gap>, LedgerError> {

@@ -14,6 +14,8 @@ mod chaos;
 mod checker;
 #[path = "../support/calls.rs"]
 mod calls;
+#[path = "../support/crash_states.rs"]
+mod crash_states;
 #[path = "../support/fake_upstream.rs"]
 mod fake_upstream;
 #[path = "../support/machine.rs"]
@@ -29,6 +31,8 @@ mod recorded;
 mod stand;
 #[path = "../support/storm.rs"]
 mod storm;
+#[path = "../support/strace.rs"]
+mod strace;
 
 mod attribution;
 mod bytes;
@@ -51,6 +55,7 @@ mod leaving;
 mod ledgers;
 mod memory;
 mod orphans;
+mod power;
 mod prometheus;
 mod records;
 mod refusals;
@@ -58,6 +63,7 @@ mod reports;
 mod results;
 mod sdks;
 mod secrets;
+mod syncs;
 mod syscalls;
 mod usage;
 mod websockets;

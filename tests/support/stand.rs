@@ -148,17 +148,26 @@ impl Stand {
     }
 
     /// Starts the server by `command`, which ends in `tokenmeter serve`.
-    pub(crate) fn serve_as(&mut self, mut command: Command) {
+    pub(crate) fn serve_as(&mut self, command: Command) {
+        self.try_serve_as(command);
+        assert!(self.is_serving(), "the server does not start:\n{}", self.log());
+    }
+
+    /// The same, where it may end with an error instead.
+    pub(crate) fn try_serve_as(&mut self, mut command: Command) {
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut address = |label: &str| loop {
-            let line = lines.next().unwrap_or_else(|| panic!("no {label} address:\n{}", self.log())).unwrap();
+            let line = lines.next()?.unwrap();
             if let Some(rest) = line.trim().strip_prefix(label) {
-                return rest.split_whitespace().next().unwrap().to_owned();
+                return Some(rest.split_whitespace().next().unwrap().to_owned());
             }
         };
-        let (proxy, admin) = (address("proxy"), address("admin"));
+        let (Some(proxy), Some(admin)) = (address("proxy"), address("admin")) else {
+            assert!(!child.wait().unwrap().success(), "no addresses, and no error:\n{}", self.log());
+            return;
+        };
         std::thread::spawn(move || {
             // The rest of the greeting is read so that the pipe stays open and empty.
             for line in lines {
@@ -176,6 +185,11 @@ impl Stand {
         std::thread::sleep(life);
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// Whether a server is there.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.server.is_some()
     }
 
     fn log_path(&self) -> PathBuf {
@@ -227,6 +241,21 @@ impl Stand {
                 return status.code();
             }
             assert!(begun.elapsed() < PATIENCE * 2, "the server does not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// What was traced into `log` of a server that is no more, once the tracer is done with it too.
+    pub(crate) fn traced(&self, log: &Path) -> String {
+        let begun = Instant::now();
+        loop {
+            let text = std::fs::read_to_string(log).unwrap();
+            // Every thread's end is told; the process's first thread is told last.
+            let first = text.split(' ').next().unwrap();
+            if text.ends_with('\n') && [" exited with", " killed by"].iter().any(|how| text.contains(&format!("\n{first} +++{how}"))) {
+                return text;
+            }
+            assert!(begun.elapsed() < PATIENCE, "the tracer does not end:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -27,6 +27,16 @@ impl Sqlite {
         Ok(rows)
     }
 
+    /// Writes everything from the log to the database and syncs that, as far as no reader is in the way; whether it
+    /// is. After a failed sync a later one proves nothing of what was written before it: who opens the log anew finds
+    /// transactions in it that are in the kernel's memory alone.
+    pub(in crate::ledger) fn make_lasting(&self) -> Result<bool, LedgerError> {
+        let (frames, written): (i64, i64) = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |row| Ok((row.get(1)?, row.get(2)?)))?;
+        Ok(frames == written)
+    }
+
     /// Applies `batch` whole or not at all. What is there already stays as it is.
     pub(in crate::ledger) fn apply(&mut self, batch: &Batch) -> Result<(), LedgerError> {
         apply(&mut self.connection, batch).map_err(|error| explained(error, self.files.path()))
