@@ -79,6 +79,7 @@ async fn killed_under_load(kills: u64, durability: &str) {
     check(&stand, &seen, &since);
     let of_the_last: Vec<Row> = rows.iter().filter(|row| row.ended_at >= served_since).cloned().collect();
     let mut violations = checker::order(&rows);
+    violations.extend(sums::month(&rows, &metrics));
     violations.extend(sums::metrics(&of_the_last, &[metrics]));
     // Whatever is still finished in the background comes to its record before the server ends.
     stand.terminate();
