@@ -138,7 +138,9 @@ impl Shared {
                 writer.is_lasting(to_sync.end);
             }
             Err(error) => {
-                let why = format!("the journal could not be synced: {error}; tokenmeter ends, and looks after it at its next start");
+                let why = format!(
+                    "the journal could not be synced: {error}; tokenmeter ends, and looks after it at its next start"
+                );
                 tracing::error!(error = %error, "a sync of the journal failed, no call is taken any more");
                 writer.refuse_for_good(&why);
                 state.failure = Some(why);

@@ -169,9 +169,7 @@ impl Shared {
                             tracing::warn!(error = %chain(&error), "the ledger cannot be written whole, the journal keeps what it has");
                             false
                         });
-                        if is_lasting
-                            && let Err(error) = self.journal.remove_applied(feed.position())
-                        {
+                        if is_lasting && let Err(error) = self.journal.remove_applied(feed.position()) {
                             tracing::warn!(error = %chain(&error), "applied journal segments stay on disk");
                         }
                         on_commit();
