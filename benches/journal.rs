@@ -19,8 +19,6 @@ use tokenmeter::record::{Intent, Record};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-const DURABILITIES: [(&str, Durability); 2] = [("process", Durability::Process), ("power", Durability::Power)];
-
 fn main() {
     divan::main();
 }
@@ -84,10 +82,20 @@ fn append_record(bencher: Bencher<'_, '_>) {
         .bench_values(|record| journal.append_record(record).unwrap());
 }
 
-/// So many calls at once, each until its record is as lasting as it is to be. The time is that of all of them.
-#[divan::bench(args = [1, 8, 64], consts = [0, 1])]
-fn synced<const DURABILITY: usize>(bencher: Bencher<'_, '_>, calls: usize) {
-    let (_name, durability) = DURABILITIES.get(DURABILITY).copied().unwrap();
+/// So many calls at once, `durability = "process"`.
+#[divan::bench(args = [1, 8, 64])]
+fn synced_process(bencher: Bencher<'_, '_>, calls: usize) {
+    synced(bencher, calls, Durability::Process);
+}
+
+/// So many calls at once, `durability = "power"`.
+#[divan::bench(args = [1, 8, 64])]
+fn synced_power(bencher: Bencher<'_, '_>, calls: usize) {
+    synced(bencher, calls, Durability::Power);
+}
+
+/// Calls, each until its record is as lasting as it is to be. The time is that of all of them.
+fn synced(bencher: Bencher<'_, '_>, calls: usize, durability: Durability) {
     let (_folder, journal) = journal(durability);
     let runtime = Runtime::new().unwrap();
     let record = record();

@@ -66,7 +66,13 @@ pub(super) fn recover(directory: &Path, seq_floors: &BTreeMap<NodeId, u64>) -> R
         if before > last_seq && seq_floors.get(&header.node).is_none_or(|floor| before > *floor) {
             let last = found.segments.last_key_value();
             let end = last.map_or(Position::START, |(segment, offset)| Position { segment: *segment, offset: *offset });
-            found.end_at(end, "records are missing behind it", &[], directory, numbers.get(index..).unwrap_or_default())?;
+            found.end_at(
+                end,
+                "records are missing behind it",
+                &[],
+                directory,
+                numbers.get(index..).unwrap_or_default(),
+            )?;
             break;
         }
         let last_seq = found.last_seqs.entry(header.node.clone()).or_insert(before);
@@ -153,7 +159,11 @@ impl Found {
             return Err(JournalError::Broken { path, offset: end.offset, what });
         }
         tracing::warn!(
-            segment = end.segment, offset = end.offset, bytes = rest.len(), segments_later = later.len(), what,
+            segment = end.segment,
+            offset = end.offset,
+            bytes = rest.len(),
+            segments_later = later.len(),
+            what,
             "the journal ends before its files do; cutting off what was never said to be on the disk"
         );
         let failed = |what| move |source| JournalError::Io { what, path, source };
@@ -204,7 +214,11 @@ fn rewrite(path: &Path, offset: u64) -> io::Result<()> {
     let length = file.metadata()?.len();
     let mut bytes = vec![0; usize::try_from(length.saturating_sub(offset)).unwrap_or(usize::MAX)];
     file.read_exact_at(&mut bytes, offset)?;
-    file.write_all_at(&bytes, offset)?;
+    match file.write_all_at(&bytes, offset) {
+        // Some file systems need space to write what is there already; a full disk must not keep us from starting.
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+        written => written?,
+    }
     file.sync_all()
 }
 

@@ -156,7 +156,10 @@ fn damage_to_what_was_on_the_disk_is_an_error_with_its_place() {
         spoil(folder.path(), in_segment, super::segment::HEADER_BYTES + offset_in_frame, &[0x55]);
         let error = Journal::open(settings(folder.path())).unwrap_err();
         let JournalError::Broken { path: named, offset, .. } = error else { panic!("{error}") };
-        assert_eq!((named, offset), (super::segment::path(folder.path(), in_segment), super::segment::HEADER_BYTES as u64));
+        assert_eq!(
+            (named, offset),
+            (super::segment::path(folder.path(), in_segment), super::segment::HEADER_BYTES as u64)
+        );
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -48,6 +48,7 @@ async fn whatever_the_disk_made_of_it_what_was_acknowledged_is_there_once() {
     let begun = Instant::now();
     let run = record(&strace, "power", &[]).await;
     let recorded = begun.elapsed();
+    let trying = Instant::now();
     let states = if is_long() { 100_000 } else { 2_000 };
     let is_promised = |line: usize, moment: usize| line <= moment;
     let tried = try_states(&run, states, seed, &is_promised);
@@ -59,7 +60,7 @@ async fn whatever_the_disk_made_of_it_what_was_acknowledged_is_there_once() {
         run.recording.writes_to("data/ledger.db"),
         run.acknowledged.len(),
         run.records.len(),
-        begun.elapsed() - recorded,
+        trying.elapsed(),
     );
     assert!(run.acknowledged.len() > 200, "{} calls were acknowledged", run.acknowledged.len());
     assert!(run.recording.removed(|path| path.ends_with(".journal")) > 5, "the journal's files stay");
@@ -90,8 +91,7 @@ async fn what_the_ledger_could_not_sync_stays_in_the_journal() {
 
 /// Serves calls until it is killed, then again until it is told to stop.
 async fn record(strace: &Path, durability: &str, faults: &[&str]) -> Run {
-    let ledger =
-        format!("[ledger]\ndurability = \"{durability}\"\njournal_segment_bytes_max = {SEGMENT_BYTES_MAX}\n");
+    let ledger = format!("[ledger]\ndurability = \"{durability}\"\njournal_segment_bytes_max = {SEGMENT_BYTES_MAX}\n");
     let mut stand = Stand::stopped(|base| format!("{ledger}{}{PAYERS}", upstreams(base)));
     let mut recording = Recording::of(stand.path());
     let (mut acknowledged, mut asked) = (Vec::new(), Vec::new());
@@ -119,7 +119,9 @@ async fn record(strace: &Path, durability: &str, faults: &[&str]) -> Run {
         let syscalls = syscalls(&log);
         let base = recording.add(&syscalls);
         acknowledged.extend(ends(&syscalls, &proxy).into_iter().map(|(line, id)| (base + line, id)));
-        asked.extend(requests(&syscalls, &stand.fake.address().to_string()).into_iter().map(|(line, call)| (base + line, call)));
+        asked.extend(
+            requests(&syscalls, &stand.fake.address().to_string()).into_iter().map(|(line, call)| (base + line, call)),
+        );
     }
     let records = stand.run(&["records", "--format", "jsonl"]);
     let id = |line: &str| serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap().to_owned();

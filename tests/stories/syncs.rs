@@ -34,7 +34,8 @@ async fn nothing_is_asked_and_nothing_ends_before_it_is_on_the_disk_and_many_cal
             .map(|number| {
                 let ask = if client % 2 == 0 { asks::chat() } else { asks::messages_stream() };
                 let call = format!("{client}-{number}");
-                let request = stand.ask(&ask).header("x-call", &call).header("x-tokenmeter-tags", &format!("call={call}"));
+                let request =
+                    stand.ask(&ask).header("x-call", &call).header("x-tokenmeter-tags", &format!("call={call}"));
                 request.request()
             })
             .collect();

@@ -6,6 +6,7 @@
 //! out: `SQLite` makes them anew.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::machine::Dice;
@@ -89,6 +90,7 @@ impl Recording {
     }
 
     /// Adds what the next process did; returns the line that its log begins at in all of this.
+    #[expect(clippy::too_many_lines, reason = "one arm a syscall")]
     pub(crate) fn add(&mut self, syscalls: &[Syscall]) -> usize {
         let base = self.lines;
         let is_sync = |syscall: &&Syscall| ["fsync", "fdatasync"].contains(&syscall.name.as_str());
@@ -216,7 +218,10 @@ impl Recording {
     /// The bytes that were written to the file last known as `path`.
     pub(crate) fn writes_to(&self, path: &str) -> usize {
         let meant = self.names.get(path);
-        self.steps.iter().filter(|step| matches!(&step.change, Change::Write { inode, .. } if Some(inode) == meant)).count()
+        self.steps
+            .iter()
+            .filter(|step| matches!(&step.change, Change::Write { inode, .. } if Some(inode) == meant))
+            .count()
     }
 
     /// A moment at which the power may fail: right before a sync has done its work, right after, or between two.
@@ -237,7 +242,7 @@ impl Recording {
         let mut story = format!("line {moment}");
         let fate_of = |dice: &mut Dice| for_all.unwrap_or_else(|| *dice.one_of(&FATES));
         let names = fate_of(dice);
-        story.push_str(&format!(", names {names:?}"));
+        write!(story, ", names {names:?}").unwrap();
         let mut state = State::default();
         let mut places: BTreeMap<&str, usize> = BTreeMap::new();
         let pending = steps.iter().filter(|step| step.change.is_of_names() && step.lasting > moment).count() as u64;
@@ -288,12 +293,15 @@ impl Recording {
                 continue;
             }
             let steps = by_inode.remove(&inode).unwrap_or_default();
-            let (lasting, pending): (Vec<&Step>, Vec<&Step>) = steps.into_iter().partition(|step| step.lasting <= moment);
+            let (lasting, pending): (Vec<&Step>, Vec<&Step>) =
+                steps.into_iter().partition(|step| step.lasting <= moment);
             let mut bytes = Vec::new();
-            lasting.iter().for_each(|step| step.change.apply(&mut bytes));
+            for step in lasting {
+                step.change.apply(&mut bytes);
+            }
             if !pending.is_empty() {
                 let fate = fate_of(dice);
-                story.push_str(&format!(", {path} {fate:?} of {}", pending.len()));
+                write!(story, ", {path} {fate:?} of {}", pending.len()).unwrap();
                 bytes = after(bytes, &pending, fate, dice);
             }
             state.files.insert(path.to_owned(), bytes);
@@ -312,9 +320,14 @@ impl Change {
     /// Whether an `fsync` of `what` makes this last.
     fn is_synced_by(&self, what: &Opened) -> bool {
         match (self, what) {
-            (Self::Write { inode, .. } | Self::Cut { inode, .. }, Opened::File { inode: synced, .. }) => inode == synced,
+            (Self::Write { inode, .. } | Self::Cut { inode, .. }, Opened::File { inode: synced, .. }) => {
+                inode == synced
+            }
             (
-                Self::Make { path, .. } | Self::MakeDirectory { path } | Self::Rename { to: path, .. } | Self::Remove { path },
+                Self::Make { path, .. }
+                | Self::MakeDirectory { path }
+                | Self::Rename { to: path, .. }
+                | Self::Remove { path },
                 Opened::Directory(synced),
             ) => path.rsplit_once('/').map_or("", |(parent, _)| parent) == synced,
             _ => false,
@@ -361,7 +374,11 @@ fn after(mut bytes: Vec<u8>, pending: &[&Step], fate: Fate, dice: &mut Dice) -> 
         Fate::Reordered | Fate::Zeros if !has_cuts => {
             let whole = pending.iter().filter_map(|step| match &step.change {
                 Change::Write { offset, data, .. } => Some(offset + data.len()),
-                _ => None,
+                Change::Cut { .. }
+                | Change::Make { .. }
+                | Change::MakeDirectory { .. }
+                | Change::Rename { .. }
+                | Change::Remove { .. } => None,
             });
             if fate == Fate::Zeros {
                 let length = whole.max().unwrap_or(0).max(bytes.len());
@@ -386,7 +403,7 @@ fn after(mut bytes: Vec<u8>, pending: &[&Step], fate: Fate, dice: &mut Dice) -> 
             let spoilt = dice.below(parts.len() as u64);
             for (number, (offset, part)) in parts.drain(..).enumerate() {
                 if fate == Fate::Garbage && number as u64 == spoilt {
-                    let garbage: Vec<u8> = part.iter().map(|_| dice.below(256) as u8).collect();
+                    let garbage: Vec<u8> = part.iter().map(|_| u8::try_from(dice.below(256)).unwrap()).collect();
                     put(&mut bytes, offset, &garbage);
                 } else if dice.once_in(2) {
                     put(&mut bytes, offset, part);

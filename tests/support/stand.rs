@@ -252,7 +252,11 @@ impl Stand {
             let text = std::fs::read_to_string(log).unwrap();
             // Every thread's end is told; the process's first thread is told last.
             let first = text.split(' ').next().unwrap();
-            if text.ends_with('\n') && [" exited with", " killed by"].iter().any(|how| text.contains(&format!("\n{first} +++{how}"))) {
+            let is_end = |line: &str| {
+                let mut words = line.split_whitespace();
+                (words.next(), words.next()) == (Some(first), Some("+++"))
+            };
+            if text.ends_with('\n') && text.lines().rev().any(is_end) {
                 return text;
             }
             assert!(begun.elapsed() < PATIENCE, "the tracer does not end:\n{}", self.log());

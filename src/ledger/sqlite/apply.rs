@@ -31,9 +31,8 @@ impl Sqlite {
     /// is. After a failed sync a later one proves nothing of what was written before it: who opens the log anew finds
     /// transactions in it that are in the kernel's memory alone.
     pub(in crate::ledger) fn make_lasting(&self) -> Result<bool, LedgerError> {
-        let (frames, written): (i64, i64) = self
-            .connection
-            .query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |row| Ok((row.get(1)?, row.get(2)?)))?;
+        let (frames, written): (i64, i64) =
+            self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |row| Ok((row.get(1)?, row.get(2)?)))?;
         Ok(frames == written)
     }
 
