@@ -1,7 +1,7 @@
 //! How long a killed server is away: from the start of the process to `/readyz` 200, with a ledger of a million records
 //! and a journal of which ten thousand frames are not applied yet. `cargo bench --bench start`
 //!
-//! `cargo bench --bench start -- RECORDS FRAMES ROUNDS` for other sizes. The ledger is made once, by the real applier, in
+//! `cargo bench --bench start -- RECORDS FRAMES ROUNDS` for other sizes; 0 rounds only leave such a folder behind. The ledger is made once, by the real applier, in
 //! `target/tmp`, and kept; that takes a minute or so.
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the bench")]
@@ -42,6 +42,11 @@ fn main() {
     // Whatever an earlier run left is applied.
     let (server, admin, _) = start(&config);
     kill_when_applied(server, &admin);
+    if rounds == 0 {
+        fill(&directory, frames);
+        println!("left as a kill leaves it: {}", directory.display());
+        return;
+    }
     let mut times = Vec::new();
     for _ in 0..rounds {
         fill(&directory, frames);
