@@ -20,6 +20,7 @@ mod models;
 mod object;
 pub mod ollama;
 pub mod openai;
+mod retold;
 pub mod tgi;
 mod told;
 pub mod vertex;
@@ -226,8 +227,8 @@ pub trait Observer: Send {
     /// Whether the terminal event was seen: after it the call is complete, whatever the socket says.
     fn is_terminal(&self) -> bool;
 
-    /// What the answer says so far.
-    fn reading(&self) -> Reading;
+    /// What the answer says so far. Reads what was held back until someone asks.
+    fn reading(&mut self) -> Reading;
 
     /// What is kept of the generated text; `None` where nothing is.
     fn kept(&self) -> Option<&Delivered> {

@@ -136,7 +136,7 @@ fn messages_are_merged_from_start_and_deltas() {
 fn a_message_whose_delta_never_came_has_interim_usage() {
     let (.., body) = fixture("messages");
     let cut = body.len() / 3;
-    let observer = observed(fixture("messages"), None, body.get(..cut).unwrap(), &[]);
+    let mut observer = observed(fixture("messages"), None, body.get(..cut).unwrap(), &[]);
     assert_eq!(observer.reading().usage, UsageSeen::Interim);
     assert!(!observer.is_terminal() && !observer.reading().is_finished);
 }
@@ -219,7 +219,7 @@ fn a_terminal_event_of_megabytes_still_tells_its_usage() {
         "data: {{\"type\":\"response.completed\",\"response\":{{\"model\":\"m\",\"output\":[{{\"result\":\"{image}\"}}],\
          \"usage\":{{\"input_tokens\":3,\"output_tokens\":4,\"total_tokens\":7}}}}}}\n\n"
     );
-    let observer = observed(fixture("responses"), None, body.as_bytes(), &[1 << 20, 2 << 20]);
+    let mut observer = observed(fixture("responses"), None, body.as_bytes(), &[1 << 20, 2 << 20]);
     assert!(observer.is_terminal());
     assert_eq!(observer.reading().tokens.total(), 7);
     assert_eq!(observer.reading().model.as_deref(), Some("m"));
@@ -243,7 +243,7 @@ fn an_error_under_200_is_an_error_and_plain_json_under_an_event_stream_is_read()
     let reading = observed(fixture("sse"), None, body, &[]).reading();
     assert!(reading.is_error);
     assert_eq!(reading.usage, UsageSeen::Nothing);
-    let chat = observed(fixture("chat"), None, b"data: {\"error\":{\"message\":\"x\"}}\n\ndata: [DONE]\n\n", &[]);
+    let mut chat = observed(fixture("chat"), None, b"data: {\"error\":{\"message\":\"x\"}}\n\ndata: [DONE]\n\n", &[]);
     assert!(chat.reading().is_error && chat.is_terminal());
 }
 
@@ -357,7 +357,7 @@ fn compressed(encoding: &str, body: &[u8]) -> Vec<u8> {
     }
 }
 
-fn facts(observer: &dyn Observer) -> String {
+fn facts(observer: &mut dyn Observer) -> String {
     format!("{:?} {:?} {}", observer.reading(), observer.delivered(), observer.is_terminal())
 }
 
@@ -365,12 +365,17 @@ fn facts(observer: &dyn Observer) -> String {
 #[test]
 fn every_encoding_reads_alike() {
     for fixture in FIXTURES {
-        let plain = facts(&*observed(fixture, None, fixture.4, &[]));
+        let plain = facts(&mut *observed(fixture, None, fixture.4, &[]));
         for encoding in ["gzip", "deflate", "Deflate", "br", "zstd"] {
             let body = compressed(encoding, fixture.4);
-            assert_eq!(facts(&*observed(fixture, Some(encoding), &body, &[])), plain, "{encoding} {}", fixture.0);
+            assert_eq!(facts(&mut *observed(fixture, Some(encoding), &body, &[])), plain, "{encoding} {}", fixture.0);
             let bytes: Vec<usize> = (0..body.len()).collect();
-            assert_eq!(facts(&*observed(fixture, Some(encoding), &body, &bytes)), plain, "{encoding} {}", fixture.0);
+            assert_eq!(
+                facts(&mut *observed(fixture, Some(encoding), &body, &bytes)),
+                plain,
+                "{encoding} {}",
+                fixture.0
+            );
         }
     }
 }
@@ -384,7 +389,7 @@ proptest! {
     ) {
         let fixture = FIXTURES[index];
         let body = compressed(encoding, fixture.4);
-        let whole = facts(&*observed(fixture, None, fixture.4, &[]));
-        prop_assert_eq!(facts(&*observed(fixture, Some(encoding), &body, &cuts)), whole);
+        let whole = facts(&mut *observed(fixture, None, fixture.4, &[]));
+        prop_assert_eq!(facts(&mut *observed(fixture, Some(encoding), &body, &cuts)), whole);
     }
 }

@@ -37,7 +37,7 @@ fn told(reading: &Reading) -> (UsageSeen, Option<u64>, Option<u64>) {
 
 #[test]
 fn a_whole_answer_carries_its_counts_and_no_name_of_a_model() {
-    let observer = whole(Operation::TextCompletion, include_bytes!("fixtures/alephalpha/complete.json"));
+    let mut observer = whole(Operation::TextCompletion, include_bytes!("fixtures/alephalpha/complete.json"));
     let reading = observer.reading();
     assert_eq!(told(&reading), (UsageSeen::Final, Some(8), Some(5)));
     assert_eq!((reading.model, reading.is_error, reading.is_finished), (None, false, true));
@@ -48,7 +48,7 @@ fn a_whole_answer_carries_its_counts_and_no_name_of_a_model() {
 #[test]
 fn a_stream_is_read_to_the_token_however_it_is_cut() {
     let read = |pieces: &[&[u8]]| {
-        let observer = streamed(pieces);
+        let mut observer = streamed(pieces);
         (told(&observer.reading()), observer.is_terminal(), observer.delivered().text)
     };
     let expected = ((UsageSeen::Final, Some(4), Some(7)), true, " keeps the doctor – äway".to_owned());
@@ -63,7 +63,7 @@ fn a_stream_is_read_to_the_token_however_it_is_cut() {
 fn a_stream_that_breaks_off_has_told_all_or_nothing() {
     let summary = STREAM.windows(18).position(|window| window == b"completion_summary").unwrap();
     for end in 0..STREAM.len() {
-        let observer = streamed(&[STREAM.split_at(end).0]);
+        let mut observer = streamed(&[STREAM.split_at(end).0]);
         let reading = observer.reading();
         let is_told = reading.usage == UsageSeen::Final;
         assert!(!is_told || end > summary, "ended at {end}");
@@ -76,20 +76,20 @@ fn a_stream_that_breaks_off_has_told_all_or_nothing() {
 
 #[test]
 fn counts_that_are_missing_are_absent_and_not_0() {
-    let uncounted = whole(Operation::TextCompletion, include_bytes!("fixtures/alephalpha/complete_uncounted.json"));
+    let mut uncounted = whole(Operation::TextCompletion, include_bytes!("fixtures/alephalpha/complete_uncounted.json"));
     assert_eq!(told(&uncounted.reading()), (UsageSeen::Nothing, None, None));
     assert_eq!(uncounted.delivered().text, " keeps the doctor");
     let half = br#"{"completions":[{"completion":"a"}],"num_tokens_prompt_total":2}"#;
     assert_eq!(told(&whole(Operation::TextCompletion, half).reading()), (UsageSeen::Interim, Some(2), None));
-    let bare = streamed(&[b"data: {\"type\":\"completion_summary\"}\n\n"]);
+    let mut bare = streamed(&[b"data: {\"type\":\"completion_summary\"}\n\n"]);
     assert_eq!((told(&bare.reading()), bare.is_terminal()), ((UsageSeen::Nothing, None, None), true));
 }
 
 #[test]
 fn vectors_and_judgements_have_input_alone() {
-    let vectors = whole(Operation::Embeddings, include_bytes!("fixtures/alephalpha/semantic_embed.json"));
+    let mut vectors = whole(Operation::Embeddings, include_bytes!("fixtures/alephalpha/semantic_embed.json"));
     assert_eq!(told(&vectors.reading()), (UsageSeen::Final, Some(6), None));
-    let judgement = whole(Operation::TextCompletion, include_bytes!("fixtures/alephalpha/evaluate.json"));
+    let mut judgement = whole(Operation::TextCompletion, include_bytes!("fixtures/alephalpha/evaluate.json"));
     assert_eq!(told(&judgement.reading()), (UsageSeen::Final, Some(3), None));
     assert_eq!(judgement.delivered().text, "");
 }
@@ -100,7 +100,8 @@ fn an_error_tells_no_usage() {
     assert_eq!((told(&failed), failed.is_error), ((UsageSeen::Nothing, None, None), true));
     let counted = br#"{"error":"no","code":"UNKNOWN_MODEL","num_tokens_prompt_total":9}"#;
     assert_eq!(told(&whole(Operation::Embeddings, counted).reading()), (UsageSeen::Nothing, None, None));
-    let broken = streamed(&[b"data: {\"type\":\"stream_chunk\",\"completion\":\"a\"}\n\ndata: {\"error\":\"no\"}\n\n"]);
+    let mut broken =
+        streamed(&[b"data: {\"type\":\"stream_chunk\",\"completion\":\"a\"}\n\ndata: {\"error\":\"no\"}\n\n"]);
     assert_eq!((told(&broken.reading()), broken.reading().is_error), ((UsageSeen::Nothing, None, None), true));
     assert_eq!((broken.delivered().text.as_str(), broken.is_terminal()), ("a", false));
 }

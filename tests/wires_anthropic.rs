@@ -76,7 +76,7 @@ fn a_legacy_completion_tells_its_text_and_model_and_no_usage() {
     let whole = include_bytes!("fixtures/anthropic/complete.json");
     let stream = include_bytes!("fixtures/anthropic/complete_stream.sse");
     for (content_type, body) in [(JSON, whole.as_slice()), (EVENTS, stream.as_slice())] {
-        let observer = read(message(Operation::TextCompletion, content_type, body));
+        let mut observer = read(message(Operation::TextCompletion, content_type, body));
         let reading = observer.reading();
         assert_eq!(observer.delivered().text, " Hi there");
         assert_eq!((reading.model.as_deref(), reading.usage), (Some("claude-2.1"), UsageSeen::Nothing));

@@ -107,7 +107,7 @@ fn counts(input: u64, output: u64) -> TokenCounts {
 
 #[test]
 fn converse_counts_cached_tokens_beside_the_input_and_each_once() {
-    let (observer, _) = observed(Some(JSON), &[], std::iter::once(fixture("converse").as_bytes()));
+    let (mut observer, _) = observed(Some(JSON), &[], std::iter::once(fixture("converse").as_bytes()));
     let reading = observer.reading();
     let expected =
         TokenCounts { cache_read: Some(100), cache_write: Some(1000), cache_write_1h: Some(600), ..counts(40, 25) };
@@ -122,17 +122,17 @@ fn converse_counts_cached_tokens_beside_the_input_and_each_once() {
 #[test]
 fn a_converse_stream_is_over_with_its_metadata_and_not_before() {
     let lines: Vec<&str> = fixture("converse_stream").lines().collect();
-    let without_metadata = streamed(&lines[..lines.len() - 1].join("\n"));
+    let mut without_metadata = streamed(&lines[..lines.len() - 1].join("\n"));
     let reading = without_metadata.reading();
     assert_eq!((reading.usage, reading.is_finished), (UsageSeen::Nothing, true));
     assert!(!without_metadata.is_terminal());
-    let observer = streamed(fixture("converse_stream"));
+    let mut observer = streamed(fixture("converse_stream"));
     let reading = observer.reading();
     assert_eq!(reading.tokens, TokenCounts { cache_read: Some(10), ..counts(12, 7) });
     assert_eq!(reading.service_tier.as_deref(), Some("flex"));
     assert!(observer.is_terminal() && !reading.is_error && reading.anomaly.is_none());
     assert_eq!(observer.delivered().text, "weather{\"usage\":1} hm Bonjour");
-    let behind_another = streamed(&format!("initial-response {{}}\n{}", fixture("converse_stream")));
+    let mut behind_another = streamed(&format!("initial-response {{}}\n{}", fixture("converse_stream")));
     assert_eq!(behind_another.reading().tokens, reading.tokens);
 }
 
@@ -153,7 +153,7 @@ fn every_vendors_stream_is_read_and_over_with_its_metrics() {
         ("mistral_text", counts(19, 20), " I'm"),
     ];
     for (vendor, tokens, text) in vendors {
-        let observer = streamed(fixture(vendor));
+        let mut observer = streamed(fixture(vendor));
         let reading = observer.reading();
         assert_eq!((reading.tokens, reading.usage), (tokens, UsageSeen::Final), "{vendor}");
         assert_eq!((reading.anomaly, reading.is_error), (None, false), "{vendor}");
@@ -182,7 +182,7 @@ fn where_aws_counts_otherwise_the_models_count_stands_and_both_are_kept() {
 #[test]
 fn a_cut_stream_tells_what_was_counted_until_then() {
     let lines: Vec<&str> = fixture("llama").lines().collect();
-    let observer = streamed(&lines[..2].join("\n"));
+    let mut observer = streamed(&lines[..2].join("\n"));
     let reading = observer.reading();
     assert_eq!((reading.tokens, reading.usage), (counts(23, 2), UsageSeen::Interim));
     assert!(!observer.is_terminal() && !reading.is_finished);
@@ -268,12 +268,12 @@ fn an_exception_in_the_middle_is_an_error_and_keeps_what_was_told() {
     for name in ["modelStreamErrorException", "throttlingException", "internalServerException"] {
         let lines: Vec<&str> = fixture("claude").lines().collect();
         let exception = format!("{name} {{\"message\":\"no\",\"originalStatusCode\":424}}");
-        let observer = streamed(&[&lines[..3], &[exception.as_str()]].concat().join("\n"));
+        let mut observer = streamed(&[&lines[..3], &[exception.as_str()]].concat().join("\n"));
         let reading = observer.reading();
         assert!(reading.is_error && !observer.is_terminal(), "{name}");
         assert_eq!(reading.tokens.input, Some(392), "{name}");
         assert_eq!(observer.delivered().text, "Two calls.", "{name}");
-        let alone = streamed(&exception);
+        let mut alone = streamed(&exception);
         assert!(alone.reading().is_error && alone.delivered().text.is_empty(), "{name}");
     }
 }
@@ -281,14 +281,14 @@ fn an_exception_in_the_middle_is_an_error_and_keeps_what_was_told() {
 #[test]
 fn a_stream_is_known_by_its_bytes_and_a_broken_one_is_said_to_be() {
     let whole = stream(fixture("claude"));
-    let (observer, is_readable) = observed(None, &[], std::iter::once(whole.as_slice()));
+    let (mut observer, is_readable) = observed(None, &[], std::iter::once(whole.as_slice()));
     assert_eq!((observer.reading().tokens.output, is_readable), (Some(133), true));
     let mut broken = whole.clone();
     let last = broken.len() - 1;
     broken[last] ^= 1;
-    let (observer, is_readable) = observed(Some(MESSAGES), &[], std::iter::once(broken.as_slice()));
+    let (mut observer, is_readable) = observed(Some(MESSAGES), &[], std::iter::once(broken.as_slice()));
     assert_eq!((observer.reading().tokens.output, is_readable), (Some(133), false));
-    let (observer, is_readable) = observed(Some(MESSAGES), &[], std::iter::once(br#"{"message":"no"}"#.as_slice()));
+    let (mut observer, is_readable) = observed(Some(MESSAGES), &[], std::iter::once(br#"{"message":"no"}"#.as_slice()));
     assert_eq!((observer.reading().usage, is_readable), (UsageSeen::Nothing, true));
 }
 
@@ -362,8 +362,8 @@ proptest! {
     fn readings_ignore_chunking(size in 1_usize..300, which in 0_usize..8) {
         let names = ["converse_stream", "claude", "nova", "titan", "llama", "jamba", "cohere", "mistral_text"];
         let bytes = stream(fixture(names[which]));
-        let (cut, _) = observed(Some(MESSAGES), &[], bytes.chunks(size));
-        let whole = streamed(fixture(names[which]));
+        let (mut cut, _) = observed(Some(MESSAGES), &[], bytes.chunks(size));
+        let mut whole = streamed(fixture(names[which]));
         prop_assert_eq!(format!("{:?}", cut.reading()), format!("{:?}", whole.reading()));
         prop_assert_eq!(cut.delivered(), whole.delivered());
     }

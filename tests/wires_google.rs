@@ -67,7 +67,7 @@ fn pictures_made_are_units_and_those_withheld_are_not() {
 
 #[test]
 fn an_interaction_counts_tools_as_prompt_and_thoughts_as_output() {
-    let observer = read(INTERACTION);
+    let mut observer = read(INTERACTION);
     let reading = observer.reading();
     let expected = TokenCounts {
         input: Some(39),
@@ -87,14 +87,14 @@ fn an_interaction_counts_tools_as_prompt_and_thoughts_as_output() {
 
 #[test]
 fn an_interaction_that_streams_is_over_with_its_usage_and_its_text_counts_once() {
-    let observer = read(INTERACTION_STREAM);
+    let mut observer = read(INTERACTION_STREAM);
     let reading = observer.reading();
     assert_eq!((reading.tokens.input, reading.tokens.output), (Some(10), Some(203)));
     assert_eq!((reading.usage, reading.job), (UsageSeen::Final, Some(job("v1_b", true))));
     assert!(observer.is_terminal() && reading.is_finished);
     assert_eq!(observer.delivered().text, "In \"usage\" now");
     let (wire, operation, content_type, body) = INTERACTION_STREAM;
-    let cut = observed((wire, operation, content_type, body.get(..600).unwrap()), 100);
+    let mut cut = observed((wire, operation, content_type, body.get(..600).unwrap()), 100);
     assert_eq!((cut.reading().usage, cut.is_terminal()), (UsageSeen::Nothing, false));
 }
 
@@ -148,7 +148,7 @@ fn the_lines_of_a_batchs_file_are_summed() {
 
 #[test]
 fn vertex_tells_its_tier_by_the_traffic_and_its_enums_may_be_numbers() {
-    let observer = read(VERTEX_STREAM);
+    let mut observer = read(VERTEX_STREAM);
     let reading = observer.reading();
     let expected = TokenCounts {
         input: Some(39),
@@ -166,7 +166,7 @@ fn vertex_tells_its_tier_by_the_traffic_and_its_enums_may_be_numbers() {
 #[test]
 fn a_stream_that_fails_in_the_middle_ends_in_a_bare_error() {
     let body = b"data: {\"candidates\": [{\"content\": {\"parts\": [{\"text\": \"On\"}]}}]}\r\n\r\n{\n  \"error\": {\n    \"code\": 499\n  }\n}\n";
-    let observer = read(("vertex", Operation::GenerateContent, EVENTS, body));
+    let mut observer = read(("vertex", Operation::GenerateContent, EVENTS, body));
     let reading = observer.reading();
     assert_eq!((reading.is_error, reading.is_finished, reading.usage), (true, false, UsageSeen::Nothing));
     assert_eq!(observer.delivered().text, "On");

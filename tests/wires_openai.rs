@@ -149,7 +149,7 @@ fn a_batch_is_the_sum_of_its_lines() {
 #[test]
 fn lines_that_are_no_answers_are_no_usage_and_models_that_differ_are_none() {
     let batch = fixture("openai/batch_output.jsonl");
-    let training =
+    let mut training =
         observed(batch, b"{\"prompt\":\"\\\"usage\\\"\",\"completion\":\"x\",\"usage\":{\"prompt_tokens\":1}}\n", &[]);
     assert_eq!(training.reading().usage, UsageSeen::Nothing);
     let line = |model: &str| {
@@ -259,6 +259,17 @@ fn what_each_choice_tells_of_itself_is_not_the_sum() {
     assert_eq!((counts(&whole), whole.usage), ((Some(20), None, Some(3)), UsageSeen::Final));
     let cut = read_cut("openai/vllm_continuous_stream.sse", 3);
     assert_eq!((cut.usage, cut.is_finished), (UsageSeen::Interim, false));
+    // A choice that began is not forgotten among others that tell the same members.
+    let event = |(index, reason, count)| {
+        format!(
+            "data: {{\"choices\":[{{\"index\":{index},\"delta\":{{}},\"finish_reason\":{reason}}}],\"usage\":{{\"completion_tokens\":{count}}}}}\n\n"
+        )
+    };
+    let stop = "\"stop\"";
+    let events = [(0, "null", 1), (1, "null", 2), (2, "null", 3), (0, stop, 4), (2, stop, 5)].map(event).concat();
+    let unfinished = observed(fixture("openai/vllm_continuous_stream.sse"), events.as_bytes(), &[]).reading();
+    assert_eq!((unfinished.usage, unfinished.is_finished), (UsageSeen::Interim, false));
+    assert_eq!(unfinished.tokens.output, Some(5));
 }
 
 #[test]
@@ -379,7 +390,7 @@ fn speech_is_billed_by_its_text_and_not_by_how_it_shall_sound() {
     assert_eq!(openai.prompt(Operation::Speech, request.as_bytes()).unwrap().text.chars().count(), 7);
 }
 
-fn facts(observer: &dyn Observer) -> String {
+fn facts(observer: &mut dyn Observer) -> String {
     format!("{:?} {:?} {}", observer.reading(), observer.delivered(), observer.is_terminal())
 }
 
@@ -387,7 +398,7 @@ fn facts(observer: &dyn Observer) -> String {
 fn every_answer_reads_alike_byte_by_byte() {
     for fixture in FIXTURES {
         let bytes: Vec<usize> = (0..fixture.3.len()).collect();
-        let whole = facts(&*observed(*fixture, fixture.3, &[]));
-        assert_eq!(facts(&*observed(*fixture, fixture.3, &bytes)), whole, "{}", fixture.0);
+        let whole = facts(&mut *observed(*fixture, fixture.3, &[]));
+        assert_eq!(facts(&mut *observed(*fixture, fixture.3, &bytes)), whole, "{}", fixture.0);
     }
 }

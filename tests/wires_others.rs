@@ -99,12 +99,12 @@ fn cohere_processes_more_than_it_bills_and_both_are_told() {
 
 #[test]
 fn cohere_streams_tell_usage_with_their_last_event_of_either_version() {
-    let stream = answer("cohere", "chat_stream.sse");
+    let mut stream = answer("cohere", "chat_stream.sse");
     let expected = TokenCounts { cache_read: Some(16), ..tokens(64, 9) };
     assert_eq!((stream.reading().tokens, stream.reading().usage), (expected, UsageSeen::Final));
     assert!(stream.is_terminal() && stream.reading().is_finished);
     assert_eq!(stream.delivered().text, "Okay He said \"usage\": {}find{}");
-    let older = answer("cohere", "chat_v1_stream.ndjson");
+    let mut older = answer("cohere", "chat_v1_stream.ndjson");
     assert_eq!(older.reading().tokens, tokens(206, 3));
     assert_eq!(units(&older.reading()), [("billed_input_tokens", 5), ("billed_output_tokens", 3)]);
     assert!(older.is_terminal());
@@ -137,7 +137,7 @@ fn an_error_within_a_cohere_stream_is_one_and_tells_no_usage() {
 
 #[test]
 fn ollama_tells_usage_with_its_last_line() {
-    let stream = answer("ollama", "chat_stream.ndjson");
+    let mut stream = answer("ollama", "chat_stream.ndjson");
     let reading = stream.reading();
     assert_eq!((reading.tokens, reading.usage), (tokens(18, 64), UsageSeen::Final));
     assert_eq!(reading.model.as_deref(), Some("qwen3:4b"));
@@ -156,14 +156,14 @@ fn a_count_that_ollama_leaves_out_is_unknown_and_not_zero() {
     assert_eq!((reading.tokens.input, reading.tokens.output), (None, Some(38)));
     assert_eq!(reading.usage, UsageSeen::Interim);
     let body = br#"{"model":"m","message":{"content":"Hi"},"done_reason":"stop","done":true}"#;
-    let bare = observed(fixture("ollama", "chat_stream.ndjson"), &HeaderMap::new(), body, &[]);
+    let mut bare = observed(fixture("ollama", "chat_stream.ndjson"), &HeaderMap::new(), body, &[]);
     assert_eq!((bare.reading().usage, bare.reading().tokens), (UsageSeen::Nothing, TokenCounts::default()));
     assert!(bare.is_terminal());
 }
 
 #[test]
 fn an_error_line_ends_ollamas_stream_without_usage() {
-    let stream = answer("ollama", "error_stream.ndjson");
+    let mut stream = answer("ollama", "error_stream.ndjson");
     assert!(stream.reading().is_error);
     assert_eq!((stream.reading().usage, stream.delivered().text.as_str()), (UsageSeen::Nothing, "Hel"));
 }
@@ -173,7 +173,7 @@ fn lines_that_no_content_type_announces_are_read() {
     let (name, wire, operation, _, body) = *fixture("ollama", "chat_stream.ndjson");
     let unannounced = (name, wire, operation, JSON, body);
     for cuts in [vec![], (0..body.len()).collect()] {
-        let observer = observed(&unannounced, &HeaderMap::new(), body, &cuts);
+        let mut observer = observed(&unannounced, &HeaderMap::new(), body, &cuts);
         assert_eq!(observer.reading().tokens, tokens(18, 64));
         assert_eq!(observer.delivered().text, "Hm \"done\":true find{\"q\":1}");
     }
@@ -181,7 +181,7 @@ fn lines_that_no_content_type_announces_are_read() {
 
 #[test]
 fn tgi_tells_usage_in_details_or_in_the_head() {
-    let stream = answer("tgi", "generate_stream.sse");
+    let mut stream = answer("tgi", "generate_stream.sse");
     assert_eq!((stream.reading().tokens, stream.reading().usage), (tokens(9, 3), UsageSeen::Final));
     assert!(stream.is_terminal());
     assert_eq!(stream.delivered().text, "Hello");
@@ -193,10 +193,11 @@ fn tgi_tells_usage_in_details_or_in_the_head() {
     for (name, value) in [("x-prompt-tokens", "12"), ("x-generated-tokens", "4"), ("x-compute-characters", "40")] {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    let bare = observed(fixture("tgi", "generate.json"), &headers, br#"[{"generated_text":"Hello"}]"#, &[]);
+    let mut bare = observed(fixture("tgi", "generate.json"), &headers, br#"[{"generated_text":"Hello"}]"#, &[]);
     assert_eq!((bare.reading().tokens, bare.reading().usage), (tokens(12, 4), UsageSeen::Final));
     assert_eq!(units(&bare.reading()), [("characters", 40)]);
-    let unasked = observed(fixture("tgi", "generate.json"), &HeaderMap::new(), br#"{"generated_text":"Hello"}"#, &[]);
+    let mut unasked =
+        observed(fixture("tgi", "generate.json"), &HeaderMap::new(), br#"{"generated_text":"Hello"}"#, &[]);
     assert_eq!((unasked.reading().usage, unasked.delivered().text.as_str()), (UsageSeen::Nothing, "Hello"));
 }
 
@@ -206,12 +207,12 @@ fn cloudflare_tells_usage_in_its_result_or_before_the_end_of_a_stream() {
     assert_eq!(whole.tokens, TokenCounts { cache_read: Some(16), reasoning: Some(30), ..tokens(27, 181) });
     assert_eq!((whole.usage, whole.is_error), (UsageSeen::Final, false));
     assert_eq!(text("cloudflare", "run.json"), "Quack, \"usage\":{}find{\"q\":1}");
-    let stream = answer("cloudflare", "run_stream.sse");
+    let mut stream = answer("cloudflare", "run_stream.sse");
     assert_eq!((stream.reading().tokens, stream.reading().usage), (tokens(51, 39), UsageSeen::Final));
     assert!(stream.is_terminal());
     assert_eq!(stream.delivered().text, "Quack");
     let silent = br#"{"result":{"response":{"is_fruit":true}},"success":true,"errors":[]}"#;
-    let silent = observed(fixture("cloudflare", "run.json"), &HeaderMap::new(), silent, &[]);
+    let mut silent = observed(fixture("cloudflare", "run.json"), &HeaderMap::new(), silent, &[]);
     assert_eq!((silent.reading().usage, silent.delivered().text.as_str()), (UsageSeen::Nothing, "{\"is_fruit\":true}"));
     let failed = br#"{"result":null,"success":false,"errors":[{"code":1,"message":"no"}]}"#;
     assert!(observed(fixture("cloudflare", "run.json"), &HeaderMap::new(), failed, &[]).reading().is_error);
@@ -219,7 +220,7 @@ fn cloudflare_tells_usage_in_its_result_or_before_the_end_of_a_stream() {
 
 #[test]
 fn dashscope_counts_and_texts_are_cumulative() {
-    let stream = answer("dashscope", "generation_stream.sse");
+    let mut stream = answer("dashscope", "generation_stream.sse");
     let reading = stream.reading();
     let expected = TokenCounts { cache_read: Some(20), reasoning: Some(4), ..tokens(6, 7) };
     assert_eq!((reading.tokens, reading.usage), (expected, UsageSeen::Final));
@@ -334,7 +335,7 @@ fn prompts_are_found_where_each_dialect_puts_them() {
     );
 }
 
-fn facts(observer: &dyn Observer) -> String {
+fn facts(observer: &mut dyn Observer) -> String {
     format!("{:?} {:?} {}", observer.reading(), observer.delivered(), observer.is_terminal())
 }
 
@@ -351,7 +352,7 @@ proptest! {
             let at = at % body.len();
             body[at] = byte;
         }
-        let whole = facts(&*observed(fixture, &HeaderMap::new(), &body, &[]));
-        prop_assert_eq!(facts(&*observed(fixture, &HeaderMap::new(), &body, &cuts)), whole);
+        let whole = facts(&mut *observed(fixture, &HeaderMap::new(), &body, &[]));
+        prop_assert_eq!(facts(&mut *observed(fixture, &HeaderMap::new(), &body, &cuts)), whole);
     }
 }

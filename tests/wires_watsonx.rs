@@ -19,13 +19,13 @@ fn observed(operation: Operation, content_type: &str, body: &[u8]) -> Box<dyn Ob
 #[test]
 fn a_stream_tells_its_input_first_and_its_output_last() {
     let body = include_bytes!("fixtures/watsonx/generation_stream.sse");
-    let observer = observed(Operation::TextCompletion, "text/event-stream", body);
+    let mut observer = observed(Operation::TextCompletion, "text/event-stream", body);
     let reading = observer.reading();
     assert_eq!((reading.tokens.input, reading.tokens.output), (Some(8), Some(2)));
     assert_eq!((reading.usage, reading.model.as_deref()), (UsageSeen::Final, Some("ibm/granite-3-8b")));
     assert_eq!(reading.usage_raw.unwrap().get(), r#"{"input_token_count":8,"generated_token_count":2}"#);
     assert_eq!(observer.delivered().text, "the sun");
-    let cut = observed(Operation::TextCompletion, "text/event-stream", body.split_at(body.len() / 2).0);
+    let mut cut = observed(Operation::TextCompletion, "text/event-stream", body.split_at(body.len() / 2).0);
     assert_eq!((cut.reading().usage, cut.reading().tokens.input), (UsageSeen::Interim, Some(8)));
 }
 
@@ -35,7 +35,7 @@ fn vectors_are_counted_beside_them_and_chats_as_openai_does() {
     let vectors = observed(Operation::Embeddings, "application/json", body).reading();
     assert_eq!((vectors.tokens.input, vectors.tokens.output, vectors.usage), (Some(10), None, UsageSeen::Final));
     let body = include_bytes!("fixtures/watsonx/chat_stream.sse");
-    let chat = observed(Operation::Chat, "text/event-stream", body);
+    let mut chat = observed(Operation::Chat, "text/event-stream", body);
     assert_eq!((chat.reading().tokens.input, chat.reading().tokens.output), (Some(17), Some(2)));
     assert_eq!(chat.delivered().text, "Hi");
 }

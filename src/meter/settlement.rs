@@ -68,8 +68,8 @@ pub(super) struct CountJob {
 const READABLE_BYTES: u64 = 256 << 10;
 
 /// Decides by what the answer said, and by which jobs are open, how its call is recorded.
-pub(super) fn settle(draft: Draft, outcome: Outcome, ending: Ending, ended: Moment, jobs: &Jobs) -> Settlement {
-    let reading = ending.observer.as_ref().map_or_else(Reading::default, |observer| observer.reading());
+pub(super) fn settle(draft: Draft, outcome: Outcome, mut ending: Ending, ended: Moment, jobs: &Jobs) -> Settlement {
+    let reading = ending.observer.as_mut().map_or_else(Reading::default, |observer| observer.reading());
     let is_whole = ending.is_whole || outcome == Outcome::Completed;
     let outcome = match outcome {
         Outcome::Completed if draft.status.is_some_and(|status| status >= 400) => Outcome::UpstreamError,
@@ -167,7 +167,7 @@ impl CountJob {
         let Self { mut record, observer, .. } = self;
         let counted = prompt.filter(|prompt| !prompt.text.is_empty() && prompt.bytes_beyond == 0);
         record.provenance = match counted {
-            _ if observer.is_some_and(|it| it.reading().is_error) => Provenance::None,
+            _ if observer.is_some_and(|mut it| it.reading().is_error) => Provenance::None,
             _ if !record.tokens.is_empty() => Provenance::Partial,
             Some(prompt) => {
                 let characters = u64::try_from(prompt.text.chars().count()).unwrap_or(u64::MAX);
@@ -182,7 +182,7 @@ impl CountJob {
     fn fill_in(self, prompt: &Countable, delivered: &Countable) -> Record {
         let Self { mut record, observer, body_bytes, .. } = self;
         let is_partial = !record.tokens.is_empty();
-        if !is_partial && *delivered == Countable::default() && observer.is_some_and(|it| it.reading().is_error) {
+        if !is_partial && *delivered == Countable::default() && observer.is_some_and(|mut it| it.reading().is_error) {
             // An error under a status of 200, before anything was generated.
             record.provenance = Provenance::None;
             return record;

@@ -33,7 +33,7 @@ impl Observer for Says {
         false
     }
 
-    fn reading(&self) -> Reading {
+    fn reading(&mut self) -> Reading {
         self.0.clone()
     }
 

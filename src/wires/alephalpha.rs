@@ -75,7 +75,8 @@ impl Wire for AlephAlpha {
     }
 
     fn observer(&self, operation: Operation, _provider: &str) -> Box<dyn Observer> {
-        let answer = Answer::new(read);
+        // What an event is, its type says.
+        let answer = Answer::new(read).retold_but_for(&["type"]);
         Box::new(if operation == Operation::TextCompletion { answer.with_text(read_text) } else { answer })
     }
 

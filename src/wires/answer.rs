@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 
 use super::delivered::{Delivered, Text};
 use super::object::Object;
+use super::retold::Retold;
 use super::told::{Cached, Told};
 use super::{Job, Observer, Reading, UsageSeen};
 use crate::framing::compact::compacted;
@@ -25,6 +26,7 @@ pub(super) struct Answer {
     raw: String,
     read_head: fn(&mut Self, &HeaderMap),
     read: fn(&mut Self, &[u8]),
+    retold: Option<Retold>,
     delivered: Option<Delivered>,
 }
 
@@ -43,6 +45,7 @@ impl Answer {
             raw: String::new(),
             read_head: |_, _| {},
             read,
+            retold: None,
             delivered: None,
         }
     }
@@ -50,6 +53,11 @@ impl Answer {
     /// Keeps the text that `find` finds in each unit, for local counting.
     pub(super) fn with_text(self, find: fn(&[u8], &mut Text)) -> Self {
         Self { delivered: Some(Delivered::new(find)), ..self }
+    }
+
+    /// Reads of units that tell the same members again the last alone; in those named, each is to be the same.
+    pub(super) fn retold_but_for(self, decisive: &'static [&'static str]) -> Self {
+        Self { retold: Some(Retold::new(decisive)), ..self }
     }
 
     /// Reads the answer's head with `read_head`.
@@ -95,7 +103,12 @@ impl Observer for Answer {
     }
 
     fn unit(&mut self, data: &[u8]) {
-        (self.read)(self, data);
+        if let Some(mut retold) = self.retold.take() {
+            retold.show(data, |unit| (self.read)(self, unit));
+            self.retold = Some(retold);
+        } else {
+            (self.read)(self, data);
+        }
         if let Some(delivered) = &mut self.delivered {
             delivered.push(data);
         }
@@ -105,7 +118,11 @@ impl Observer for Answer {
         self.is_terminal
     }
 
-    fn reading(&self) -> Reading {
+    fn reading(&mut self) -> Reading {
+        if let Some(mut retold) = self.retold.take() {
+            retold.settle(|unit| (self.read)(self, unit));
+            self.retold = Some(retold);
+        }
         let (tokens, anomaly) = self.told.disjoint(Cached::Within);
         Reading {
             model: self.model.clone(),

@@ -272,7 +272,7 @@ impl Observer for Messages {
         self.is_terminal
     }
 
-    fn reading(&self) -> Reading {
+    fn reading(&mut self) -> Reading {
         let (tokens, anomaly) = self.told.disjoint(Cached::Beside);
         let usage_raw = match self.raws.as_slice() {
             [] => None,

@@ -37,6 +37,9 @@ const SERVICES: [(&str, Operation); 7] = [
     ("rerank/", Operation::Rerank),
 ];
 
+/// Until a choice has ended, its reason is a word too.
+const DECISIVE: &[&str] = &["finish_reason"];
+
 /// States of a task that is over.
 const OVER: [&str; 4] = ["SUCCEEDED", "FAILED", "CANCELED", "UNKNOWN"];
 
@@ -72,7 +75,7 @@ impl Wire for DashScope {
     fn observer(&self, operation: Operation, _provider: &str) -> Box<dyn Observer> {
         // Vectors, orders and pictures have no reason to finish.
         Box::new(if operation == Operation::Chat {
-            Answer::new(read).with_text(read_text)
+            Answer::new(read).with_text(read_text).retold_but_for(DECISIVE)
         } else {
             Answer::new(read_whole)
         })
@@ -89,7 +92,6 @@ fn read_whole(answer: &mut Answer, unit: &[u8]) {
     answer.settle();
 }
 
-/// Nearly every event carries usage, so there is nothing to look for before parsing.
 fn read(answer: &mut Answer, unit: &[u8]) {
     let Some(object) = Object::parse(unit) else { return };
     let output = object.object("output");

@@ -248,7 +248,7 @@ fn read_units(
 }
 
 /// Bytes that both begin with.
-fn same_at_begin(one: &[u8], other: &[u8]) -> usize {
+pub(super) fn same_at_begin(one: &[u8], other: &[u8]) -> usize {
     let strides = one.chunks_exact(STRIDE).zip(other.chunks_exact(STRIDE));
     let at = strides.take_while(|(one, other)| one == other).count().saturating_mul(STRIDE);
     let rest = one.get(at..).unwrap_or_default().iter().zip(other.get(at..).unwrap_or_default());

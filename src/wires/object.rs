@@ -81,7 +81,7 @@ pub(super) fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
 }
 
 /// Some SDK types are floats, so `5.0` is five.
-fn count(text: &str) -> Count {
+pub(super) fn count(text: &str) -> Count {
     let digits = text.split_once('.').map_or(text, |(digits, fraction)| {
         if !fraction.is_empty() && fraction.bytes().all(|byte| byte == b'0') { digits } else { text }
     });

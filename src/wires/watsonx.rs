@@ -19,6 +19,9 @@ pub struct Watsonx;
 /// Ours, then those of a chat.
 const MEMBERS: &[&str] = &["model_id", "results", "input_token_count", "errors", "usage", "model", "error", "choices"];
 
+/// The first model named stays; until a text has ended, its reason is a word too.
+const DECISIVE: &[&str] = &["model_id", "stop_reason"];
+
 /// What a path's end says, and whether its answer streams.
 const ENDINGS: [(&str, Operation, bool); 9] = [
     ("/text/generation", Operation::TextCompletion, false),
@@ -64,7 +67,7 @@ impl Wire for Watsonx {
         if operation == Operation::Chat {
             return OpenAi.observer(operation, provider);
         }
-        let answer = Answer::new(read);
+        let answer = Answer::new(read).retold_but_for(DECISIVE);
         Box::new(if operation == Operation::TextCompletion { answer.with_text(read_text) } else { answer })
     }
 
@@ -73,7 +76,6 @@ impl Wire for Watsonx {
     }
 }
 
-/// Every event carries counts, so there is nothing to look for before parsing.
 fn read(answer: &mut Answer, unit: &[u8]) {
     let Some(object) = Object::parse(unit) else { return };
     answer.model = answer.model.take().or_else(|| object.text("model_id"));

@@ -29,7 +29,7 @@ pub(crate) fn observed((wire, operation, content_type, body): Answer<'_>, size: 
 }
 
 /// All that is read of an answer.
-fn facts(observer: &dyn Observer) -> String {
+fn facts(observer: &mut dyn Observer) -> String {
     format!("{:?} {:?} {}", observer.reading(), observer.delivered(), observer.is_terminal())
 }
 
@@ -45,14 +45,14 @@ pub(crate) fn reads_spoilt(
         *body.get_mut(at).expect("a place within the body") = *byte;
     }
     let answer = (wire, operation, content_type, body.as_slice());
-    facts(&*observed(answer, usize::MAX)) == facts(&*observed(answer, size))
+    facts(&mut *observed(answer, usize::MAX)) == facts(&mut *observed(answer, size))
 }
 
 /// The same, whole; pieces of any size must read alike.
 pub(crate) fn read(answer: Answer<'_>) -> Box<dyn Observer> {
-    let whole = observed(answer, usize::MAX);
+    let mut whole = observed(answer, usize::MAX);
     for size in [1, 3, 50] {
-        assert_eq!(facts(&*observed(answer, size)), facts(&*whole), "in pieces of {size}");
+        assert_eq!(facts(&mut *observed(answer, size)), facts(&mut *whole), "in pieces of {size}");
     }
     whole
 }

@@ -52,7 +52,7 @@ impl Observer for Results {
         false
     }
 
-    fn reading(&self) -> Reading {
+    fn reading(&mut self) -> Reading {
         if self.succeeded == 0 {
             return Reading { is_error: self.is_error, ..Reading::default() };
         }

@@ -34,7 +34,7 @@ impl Observer for Completion {
         self.is_finished
     }
 
-    fn reading(&self) -> Reading {
+    fn reading(&mut self) -> Reading {
         Reading {
             model: self.model.clone(),
             is_error: self.is_error,

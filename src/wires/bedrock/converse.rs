@@ -103,7 +103,7 @@ impl Observer for Converse {
         self.is_terminal
     }
 
-    fn reading(&self) -> Reading {
+    fn reading(&mut self) -> Reading {
         let (tokens, anomaly) = self.told.disjoint(Cached::Beside);
         Reading {
             usage: self.seen,

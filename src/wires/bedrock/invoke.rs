@@ -6,6 +6,7 @@ use std::fmt;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
+use memchr::memchr;
 use serde::Deserialize;
 
 use super::aside::{Aside, METRICS};
@@ -55,10 +56,10 @@ impl Invocation {
 
     /// Every chunk is decoded: base64 hides markers, and looking for each at its three alignments costs as much.
     fn read_chunk(&mut self, unit: &[u8]) {
-        let Ok(Unit { chunk }) = serde_json::from_slice::<Unit<'_>>(unit) else { return };
+        let Some(base64) = base64_of(unit) else { return };
         let mut json = std::mem::take(&mut self.chunk);
         json.clear();
-        if STANDARD.decode_vec(chunk.bytes.as_bytes(), &mut json).is_ok() {
+        if STANDARD.decode_vec(base64.as_ref(), &mut json).is_ok() {
             self.native.read(&json, false);
             if markers::INVOCATION_METRICS.find(&json).is_some()
                 && let Some(metrics) = Object::parse(&json).and_then(|object| object.get(METRICS))
@@ -70,6 +71,21 @@ impl Invocation {
         json.shrink_to(CHUNK_BYTES_KEPT);
         self.chunk = json;
     }
+}
+
+/// The model's words in a unit. AWS writes them first, and base64 needs no escape.
+fn base64_of(unit: &[u8]) -> Option<Cow<'_, [u8]>> {
+    if let Some(rest) = unit.strip_prefix(b"{\"chunk\":{\"bytes\":\"")
+        && let Some(base64) = memchr(b'"', rest).and_then(|end| rest.get(..end))
+        && memchr(b'\\', base64).is_none()
+    {
+        return Some(Cow::Borrowed(base64));
+    }
+    let Unit { chunk } = serde_json::from_slice(unit).ok()?;
+    Some(match chunk.bytes {
+        Cow::Borrowed(base64) => Cow::Borrowed(base64.as_bytes()),
+        Cow::Owned(base64) => Cow::Owned(base64.into_bytes()),
+    })
 }
 
 /// Whether a unit is an exception in the middle of a stream: `{"throttlingException":{…}}`, or an error that no model
@@ -98,7 +114,7 @@ impl Observer for Invocation {
         self.is_terminal || self.native.is_terminal()
     }
 
-    fn reading(&self) -> Reading {
+    fn reading(&mut self) -> Reading {
         let mut reading = self.native.reading();
         self.aside.complete(&mut reading);
         reading.is_error |= self.is_error;

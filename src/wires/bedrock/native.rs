@@ -22,6 +22,11 @@ pub(super) enum Native {
 impl Native {
     /// Reads a body, or a chunk of one.
     pub(super) fn read(&mut self, json: &[u8], is_whole: bool) {
+        if let Self::Plain(plain) = self
+            && plain.takes(json)
+        {
+            return;
+        }
         if let Some(operation) = self.undecided()
             && let Some(object) = Object::parse(json)
         {
@@ -54,7 +59,7 @@ impl Native {
         }
     }
 
-    pub(super) fn reading(&self) -> Reading {
+    pub(super) fn reading(&mut self) -> Reading {
         match self {
             Self::Unknown(_) => Reading::default(),
             Self::Shared(observer) => observer.reading(),

@@ -7,6 +7,7 @@ use crate::framing::compact::compacted;
 use crate::operation::Operation;
 use crate::wires::delivered::{Delivered, Text};
 use crate::wires::object::Object;
+use crate::wires::retold::Retold;
 use crate::wires::told::{Cached, Told};
 use crate::wires::{Reading, UsageSeen};
 
@@ -25,6 +26,7 @@ pub(super) struct Plain {
     /// Each count by its name, as last told.
     raws: Vec<(&'static str, String)>,
     is_finished: bool,
+    retold: Retold,
     delivered: Delivered,
 }
 
@@ -35,24 +37,57 @@ impl Plain {
             told: Told::default(),
             raws: Vec::new(),
             is_finished: false,
+            // It may show another vendor's shape.
+            retold: Retold::new(&["type"]),
             delivered: Delivered::new(read_text),
         }
     }
 
+    /// Takes a chunk unread, if it tells the same members as the one before again.
+    pub(super) fn takes(&mut self, json: &[u8]) -> bool {
+        let takes = self.retold.takes(json);
+        if takes {
+            self.deliver(json);
+        }
+        takes
+    }
+
     /// Reads a body, or a chunk of one.
     pub(super) fn read(&mut self, json: &[u8], is_whole: bool) {
+        self.settle();
         let Some(object) = Object::parse(json) else { return };
-        self.is_finished |= is_whole || object.get_any(&ENDS).is_some();
+        self.is_finished |= is_whole;
+        self.read_counts(&object);
+        self.retold.hold(json);
+        self.deliver(json);
+    }
+
+    /// Reads what is held unread.
+    fn settle(&mut self) {
+        let mut retold = std::mem::take(&mut self.retold);
+        retold.settle(|json| {
+            if let Some(object) = Object::parse(json) {
+                self.read_counts(&object);
+            }
+        });
+        self.retold = retold;
+    }
+
+    fn read_counts(&mut self, object: &Object<'_>) {
+        self.is_finished |= object.get_any(&ENDS).is_some();
         let mut told = Told::default();
-        told.input = told.first(Some(&object), &INPUT);
-        told.output = told.first(Some(&object), &OUTPUT);
+        told.input = told.first(Some(object), &INPUT);
+        told.output = told.first(Some(object), &OUTPUT);
         for name in INPUT.into_iter().chain(OUTPUT) {
             self.keep(name, object.get(name));
         }
         self.told.merge(told);
-        self.read_results(&object);
+        self.read_results(object);
         // Cohere's last chunk holds the whole response.
-        self.read_cohere(object.object("response").as_ref().unwrap_or(&object));
+        self.read_cohere(object.object("response").as_ref().unwrap_or(object));
+    }
+
+    fn deliver(&mut self, json: &[u8]) {
         if self.operation != Operation::Embeddings {
             self.delivered.push(json);
         }
@@ -107,7 +142,8 @@ impl Plain {
         if members.is_empty() { None } else { compacted(&format!("{{{}}}", members.join(","))) }
     }
 
-    pub(super) fn reading(&self) -> Reading {
+    pub(super) fn reading(&mut self) -> Reading {
+        self.settle();
         let (tokens, anomaly) = self.told.disjoint(Cached::Beside);
         let usage = match (self.told.is_empty(), self.is_finished) {
             (true, _) => UsageSeen::Nothing,

@@ -11,8 +11,12 @@ use crate::operation::Operation;
 use crate::usage::Units;
 use crate::wires::delivered::{Delivered, Text};
 use crate::wires::object::Object;
+use crate::wires::retold::Retold;
 use crate::wires::told::Cached;
 use crate::wires::{Observer, Reading, UsageSeen, markers};
+
+/// What counts are of, what a tier is told by, and what makes an answer a batch.
+const DECISIVE: &[&str] = &["modality", "trafficType", "traffic_type", "name"];
 
 /// Reads an answer.
 #[derive(Debug)]
@@ -31,6 +35,7 @@ pub(super) struct Generated {
     has_ended: bool,
     /// What stands here is a whole batch.
     batch: Option<Results>,
+    retold: Retold,
     delivered: Delivered,
 }
 
@@ -49,11 +54,13 @@ impl Generated {
             // Vectors have no reason to finish.
             has_ended: operation == Operation::Embeddings,
             batch: None,
+            retold: Retold::new(DECISIVE),
             delivered: Delivered::new(read_text),
         }
     }
 
-    fn read(&mut self, object: &Object<'_>) {
+    fn read(&mut self, unit: &[u8]) {
+        let Some(object) = Object::parse(unit) else { return };
         let model = object.text("modelVersion").or_else(|| object.text("model_version"));
         self.model = model.or_else(|| self.model.take());
         self.is_error |= object.get("error").is_some();
@@ -67,16 +74,19 @@ impl Generated {
             // Nothing is generated beside it, or so much that it was not kept: an image in a whole answer.
             self.has_ended |= object.get("candidates").is_none();
         }
-        let predictions = Predictions::of(object);
+        let predictions = Predictions::of(&object);
         self.units.extend(predictions.units);
         if let Some(raw) = predictions.raw {
             self.merged.told.merge(predictions.told);
             self.raw = raw;
             self.seen = UsageSeen::Final;
         }
-        self.batch = Results::of_batch(object).or_else(|| self.batch.take());
+        self.batch = Results::of_batch(&object).or_else(|| self.batch.take());
         if self.has_ended && self.seen == UsageSeen::Interim {
             self.seen = UsageSeen::Final;
+        }
+        if markers::WEB_SEARCH_QUERIES.find(unit).is_some() {
+            self.take_searches(&object);
         }
     }
 
@@ -113,13 +123,9 @@ impl Generated {
 
 impl Observer for Generated {
     fn unit(&mut self, data: &[u8]) {
-        // Nearly every chunk carries usage, so there is nothing to look for before parsing.
-        if let Some(object) = Object::parse(data) {
-            self.read(&object);
-            if markers::WEB_SEARCH_QUERIES.find(data).is_some() {
-                self.take_searches(&object);
-            }
-        }
+        let mut retold = std::mem::take(&mut self.retold);
+        retold.show(data, |unit| self.read(unit));
+        self.retold = retold;
         if self.operation == Operation::GenerateContent {
             self.delivered.push(data);
         }
@@ -129,8 +135,11 @@ impl Observer for Generated {
         false
     }
 
-    fn reading(&self) -> Reading {
-        if let Some(batch) = &self.batch {
+    fn reading(&mut self) -> Reading {
+        let mut retold = std::mem::take(&mut self.retold);
+        retold.settle(|unit| self.read(unit));
+        self.retold = retold;
+        if let Some(batch) = &mut self.batch {
             return batch.reading();
         }
         // A count that the last chunk leaves out may have become zero: the total tells.

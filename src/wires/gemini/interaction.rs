@@ -141,7 +141,7 @@ impl Observer for Interaction {
         self.is_terminal
     }
 
-    fn reading(&self) -> Reading {
+    fn reading(&mut self) -> Reading {
         let (tokens, anomaly) = self.told.disjoint(Cached::Within);
         let is_over = self.is_terminal || self.job.as_ref().is_none_or(|job| job.is_over);
         let usage = match (self.told.is_empty(), is_over) {

@@ -70,7 +70,7 @@ impl Observer for Agent {
         self.answer.is_terminal
     }
 
-    fn reading(&self) -> Reading {
+    fn reading(&mut self) -> Reading {
         self.answer.reading()
     }
 }

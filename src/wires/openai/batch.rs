@@ -104,7 +104,7 @@ impl Observer for Batch {
         false
     }
 
-    fn reading(&self) -> Reading {
+    fn reading(&mut self) -> Reading {
         let has_told = self.lines > 0;
         Reading {
             model: self.model.clone(),

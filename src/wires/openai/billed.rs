@@ -78,7 +78,7 @@ impl Observer for Billed {
         self.answer.is_terminal
     }
 
-    fn reading(&self) -> Reading {
+    fn reading(&mut self) -> Reading {
         let mut reading = self.answer.reading();
         if reading.usage == UsageSeen::Nothing {
             let told = [("images", Some(self.images)), ("audio_seconds", self.seconds)];

@@ -6,10 +6,15 @@ use crate::operation::Operation;
 use crate::wires::delivered::{Delivered, Text};
 use crate::wires::markers;
 use crate::wires::object::{Count, Object};
+use crate::wires::retold::Retold;
 use crate::wires::{Observer, Reading, UsageSeen};
 
 /// Events looked into for the model: Azure's first names an empty one, some servers name none ever.
 const MODEL_LOOKS_MAX: u8 = 4;
+
+/// Whose usage it is, what kind of answer, and what is not simply the last that was told: the first model named stays,
+/// seconds may be written as text, and llama.cpp tells what it read from its cache by what it did not.
+const DECISIVE: &[&str] = &["index", "object", "model", "seconds", "prompt_n"];
 
 /// Reads an answer.
 #[derive(Debug)]
@@ -18,6 +23,7 @@ pub(super) struct Chat {
     model_looks: u8,
     llama: Llama,
     choices: Choices,
+    retold: Retold,
     delivered: Delivered,
 }
 
@@ -57,6 +63,7 @@ impl Chat {
             model_looks: 0,
             llama: Llama::default(),
             choices: Choices::default(),
+            retold: Retold::new(DECISIVE),
             delivered: Delivered::new(read_text),
         }
     }
@@ -95,12 +102,20 @@ impl Chat {
             answer.seen = if is_final { UsageSeen::Final } else { UsageSeen::Interim };
         }
     }
+
+    /// Reads what is held unread.
+    fn settle(&mut self) {
+        let mut retold = std::mem::take(&mut self.retold);
+        retold.settle(|unit| self.read(unit));
+        self.retold = retold;
+    }
 }
 
 impl Observer for Chat {
     fn unit(&mut self, data: &[u8]) {
-        let answer = &mut self.answer;
         if data == b"[DONE]" {
+            self.settle();
+            let answer = &mut self.answer;
             answer.is_terminal = true;
             answer.is_finished = true;
             if answer.seen == UsageSeen::Interim {
@@ -108,6 +123,7 @@ impl Observer for Chat {
             }
             return;
         }
+        let answer = &self.answer;
         let looks_for_model = answer.model.is_none() && self.model_looks < MODEL_LOOKS_MAX;
         let is_embedding = answer.operation == Operation::Embeddings;
         self.model_looks = self.model_looks.saturating_add(u8::from(looks_for_model));
@@ -118,7 +134,9 @@ impl Observer for Chat {
             || markers::has_value(&markers::TOKENS_PREDICTED, data)
             || markers::has_value(&markers::ERROR, data)
         {
-            self.read(data);
+            let mut retold = std::mem::take(&mut self.retold);
+            retold.show(data, |unit| self.read(unit));
+            self.retold = retold;
         }
         if !is_embedding {
             self.delivered.push(data);
@@ -129,7 +147,8 @@ impl Observer for Chat {
         self.answer.is_terminal
     }
 
-    fn reading(&self) -> Reading {
+    fn reading(&mut self) -> Reading {
+        self.settle();
         let is_reported = self.answer.usage.raw().is_some();
         self.answer.reading_by(if is_reported { &self.answer.usage } else { self.llama.usage() })
     }

@@ -82,7 +82,7 @@ impl Observer for Responses {
         self.answer.is_terminal
     }
 
-    fn reading(&self) -> Reading {
+    fn reading(&mut self) -> Reading {
         self.answer.reading()
     }
 
