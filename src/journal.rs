@@ -7,6 +7,7 @@
 mod ballast;
 mod frame;
 mod guard;
+mod kept;
 mod reader;
 mod recover;
 mod segment;
@@ -43,6 +44,8 @@ pub struct Settings {
     pub durability: Durability,
     /// A segment that would grow past this is followed by the next.
     pub segment_bytes_max: u64,
+    /// How long a segment is kept after the ledger has it: a ledger that lost its last seconds gets them again.
+    pub keep: Duration,
     /// This process's name in records; `None`: the one the journal began with, else a random one.
     pub node: Option<NodeId>,
     /// The last seq of each node that the ledger holds. A journal that lost its end with the machine's power, or was
@@ -170,7 +173,7 @@ impl Journal {
     /// Opens or begins the journal of `settings.directory`, cuts off a torn tail, and starts a new segment: a position
     /// that was handed out before never comes to mean something else.
     pub fn open(settings: Settings) -> Result<Opened, JournalError> {
-        let Settings { directory, durability, segment_bytes_max, node, seq_floors } = settings;
+        let Settings { directory, durability, segment_bytes_max, keep, node, seq_floors } = settings;
         fs::create_dir_all(&directory).map_err(|source| JournalError::Io {
             what: "make",
             path: directory.clone(),
@@ -190,7 +193,7 @@ impl Journal {
             .filter(|(node, seq, _)| seq_floors.get(node).is_none_or(|applied| seq > applied))
             .map(|(.., seen)| seen)
             .collect();
-        let writer = Arc::new(Writer::begin(directory, node.clone(), segment_bytes_max, next_seq, found)?);
+        let writer = Arc::new(Writer::begin(directory, node.clone(), segment_bytes_max, keep, next_seq, found)?);
         let guard = guard::Guard::new(writer.directory(), lock)?;
         let syncing = sync::Thread::start(Arc::clone(&writer), guard, durability)?;
         let journal = Self {
@@ -297,10 +300,15 @@ impl Journal {
         self.reader_waits.store(false, Ordering::SeqCst);
     }
 
-    /// Deletes the segments that end before `up_to`, oldest first, and stops at the first that holds the intent of a
+    /// Lets go of the segments that end before `up_to`, oldest first, and stops at the first that holds the intent of a
     /// call still open: what follows may hold the records of others in it.
     pub fn remove_applied(&self, up_to: Position) -> Result<(), JournalError> {
         self.writer.remove_before(up_to.segment)
+    }
+
+    /// Removes the segments that were kept for long enough behind the ledger. Looks at every one.
+    pub fn remove_kept(&self) -> Result<(), JournalError> {
+        self.writer.remove_kept()
     }
 
     fn wake_reader(&self) {
@@ -358,6 +366,16 @@ fn random_node() -> Result<NodeId, JournalError> {
     // Seeded by the system, for every state anew.
     let random = RandomState::new().hash_one(0) & 0xff_ffff;
     NodeId::parse(&format!("n-{random:06x}"))
+        .map_err(|_| JournalError::Refused { why: "no name for this node".to_owned() })
+}
+
+/// A name that no journal has had, `name` in front of it: for a node whose last seq nobody can be asked for.
+pub fn fresh_node(name: Option<&NodeId>) -> Result<NodeId, JournalError> {
+    let random = format!("{:016x}", RandomState::new().hash_one(0));
+    let name = name.map_or("n", NodeId::as_str);
+    let room = crate::ids::ID_BYTES_MAX.saturating_sub(random.len().saturating_add(1));
+    let name = name.get(..room.min(name.len())).unwrap_or("n");
+    NodeId::parse(&format!("{name}-{random}"))
         .map_err(|_| JournalError::Refused { why: "no name for this node".to_owned() })
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::ballast::Ballast;
 use super::frame::{self, Kind};
 use super::guard::leads_to;
+use super::kept;
 use super::recover::{self, Found};
 use super::segment::{self, Header};
 use super::{Appended, JournalError, Position, in_full};
@@ -25,6 +26,8 @@ pub(super) struct Writer {
     directory: PathBuf,
     node: NodeId,
     segment_bytes_max: u64,
+    /// How long segments are kept that nobody needs.
+    keep: Duration,
     ballast: Ballast,
     active: Mutex<Active>,
 }
@@ -68,6 +71,7 @@ impl Writer {
         directory: PathBuf,
         node: NodeId,
         segment_bytes_max: u64,
+        keep: Duration,
         next_seq: u64,
         found: Found,
     ) -> Result<Self, JournalError> {
@@ -105,7 +109,7 @@ impl Writer {
             refusing_for_good: None,
             failed: None,
         };
-        Ok(Self { directory, node, segment_bytes_max, ballast, active: Mutex::new(active) })
+        Ok(Self { directory, node, segment_bytes_max, keep, ballast, active: Mutex::new(active) })
     }
 
     /// Appends an intent, unless the space that is left is kept for records.
@@ -301,7 +305,14 @@ impl Writer {
     /// Takes intents again if the ballast can be written anew. Slow: not for the data path.
     pub(super) fn recover_space(&self) {
         let calls = self.active().open.len();
-        let written = self.ballast.write_anew(calls);
+        let written = self.ballast.write_anew(calls).or_else(|error| {
+            if error.kind() != io::ErrorKind::StorageFull || !kept::any(&self.directory) {
+                return Err(error);
+            }
+            tracing::warn!("the disk is full: journal segments that were kept for the ledger's sake are removed");
+            kept::remove_older(&self.directory, Duration::ZERO).map_err(io::Error::other)?;
+            self.ballast.write_anew(calls)
+        });
         let mut active = self.active();
         // Under the lock: a record that needed the space has taken the new ballast too, and then it is not in place.
         match written.and_then(|()| self.ballast.put_in_place()) {
@@ -329,13 +340,26 @@ impl Writer {
             let Some((number, bytes)) = removed else { return Ok(()) };
             let path = segment::path(&self.directory, number);
             let failed = |source| JournalError::Io { what: "remove", path: path.clone(), source };
-            if let Err(error) = fs::remove_file(&path).or_else(only_if_there) {
+            if let Err(error) = self.let_go(number).or_else(only_if_there) {
                 self.active().finished.insert(number, bytes);
                 return Err(failed(error));
             }
             // One by one: an intent that came back after a power cut without its record would be settled twice.
             segment::sync_directory(&self.directory).map_err(failed)?;
         }
+    }
+
+    fn let_go(&self, number: u64) -> io::Result<()> {
+        if self.keep.is_zero() {
+            fs::remove_file(segment::path(&self.directory, number))
+        } else {
+            kept::keep(&self.directory, number)
+        }
+    }
+
+    /// Removes the segments that were kept for long enough.
+    pub(super) fn remove_kept(&self) -> Result<(), JournalError> {
+        kept::remove_older(&self.directory, self.keep)
     }
 
     fn active(&self) -> MutexGuard<'_, Active> {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::feed::Feed;
+use super::feed::{Feed, Step};
 use super::{LedgerError, Place};
 use crate::journal::{Journal, Position};
 
@@ -20,6 +20,8 @@ const GATHER_BELOW: usize = 500;
 const IDLE: Duration = Duration::from_secs(1);
 /// How long after a failure the next try is made.
 const TRY_AGAIN: Duration = Duration::from_millis(250);
+/// How often segments are looked for that were kept for long enough.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// How often a failure that goes on is logged.
 const LOG_AGAIN: Duration = Duration::from_secs(30);
 
@@ -48,15 +50,16 @@ struct Progress {
 }
 
 impl Applier {
-    /// Applies `journal` to the ledger at `ledger`, from where that stands. `on_commit` runs on the
-    /// applier's thread after every transaction.
+    /// Applies `journal` to the ledger at `ledger`, from where that stands. `on_commit` runs on the applier's thread
+    /// after every transaction. A ledger that is elsewhere may be away.
     pub fn start(
         journal: Arc<Journal>,
         ledger: &Place,
         on_commit: impl Fn() + Send + 'static,
     ) -> Result<Self, LedgerError> {
-        let feed = Feed::open(ledger, journal.directory())?;
-        let progress = Progress { applied: feed.position(), caught_up_at: Instant::now(), stop_by: None };
+        let feed = Feed::open(ledger, journal.directory()).map(Some).or_else(if_away(ledger))?;
+        let applied = feed.as_ref().map_or(Position::START, Feed::position);
+        let progress = Progress { applied, caught_up_at: Instant::now(), stop_by: None };
         let shared = Arc::new(Shared {
             journal,
             progress: Mutex::new(progress),
@@ -139,21 +142,32 @@ impl Shared {
         self.is_stopping.load(Ordering::SeqCst)
     }
 
-    fn run(&self, mut feed: Feed, ledger: &Place, on_commit: &dyn Fn()) {
+    /// The next batch, and up to where everything is applied then.
+    fn step(&self, feed: &mut Option<Feed>, ledger: &Place) -> Result<(Step, Position), LedgerError> {
+        let feed = match feed {
+            Some(feed) => feed,
+            None => feed.insert(Feed::open(ledger, self.journal.directory())?),
+        };
+        let step = feed.step()?;
+        Ok((step, feed.position()))
+    }
+
+    fn run(&self, mut feed: Option<Feed>, ledger: &Place, on_commit: &dyn Fn()) {
         let mut logged_at: Option<Instant> = None;
+        let mut looked_at = Instant::now();
         loop {
             if self.is_stopping() && self.progress().stop_by.is_none_or(|stop_by| Instant::now() >= stop_by) {
                 return;
             }
             // Before the step: what is appended meanwhile is not what it had to catch up with.
             let (begun, end) = (Instant::now(), self.journal.end());
-            match feed.step() {
-                Ok(step) => {
+            match self.step(&mut feed, ledger) {
+                Ok((step, position)) => {
                     if logged_at.take().is_some() {
                         tracing::info!("the ledger takes records again");
                     }
                     let mut progress = self.progress();
-                    progress.applied = feed.position();
+                    progress.applied = position;
                     if step.frames == 0 {
                         // Behind the last frame there is the head of a new segment at most.
                         progress.applied = end;
@@ -163,16 +177,22 @@ impl Shared {
                     if step.records > 0 {
                         self.records_applied.fetch_add(step.records as u64, Ordering::Relaxed);
                         self.commits.fetch_add(1, Ordering::Relaxed);
-                        if let Err(error) = self.journal.remove_applied(feed.position()) {
+                        if let Err(error) = self.journal.remove_applied(position) {
                             tracing::warn!(error = %chain(&error), "applied journal segments stay on disk");
                         }
                         on_commit();
+                    }
+                    if looked_at.elapsed() >= LOOK_AGAIN {
+                        looked_at = Instant::now();
+                        if let Err(error) = self.journal.remove_kept() {
+                            tracing::warn!(error = %chain(&error), "kept journal segments stay on disk");
+                        }
                     }
                     if step.frames == 0 {
                         if self.is_stopping() {
                             return;
                         }
-                        self.journal.wait_for_append(feed.position(), IDLE);
+                        self.journal.wait_for_append(position, IDLE);
                     }
                     // A full batch means that there is a backlog: nothing has to gather.
                     if step.frames < GATHER_BELOW && !self.is_stopping() {
@@ -188,14 +208,24 @@ impl Shared {
                     if !self.is_stopping() {
                         thread::park_timeout(TRY_AGAIN);
                     }
-                    // A connection to a file that was replaced, or whose disk came back, does not mend by itself.
-                    match Feed::open(ledger, self.journal.directory()) {
-                        Ok(opened) => feed = opened,
-                        Err(error) => tracing::debug!(error = %chain(&error), "the ledger cannot be opened again yet"),
-                    }
+                    // A connection to a file that was replaced, whose disk came back, or to a server that is gone does
+                    // not mend by itself; and what was committed last only the ledger knows.
+                    feed = None;
                 }
             }
         }
+    }
+}
+
+/// Goes on without the ledger where waiting may mend it.
+fn if_away(ledger: &Place) -> impl FnOnce(LedgerError) -> Result<Option<Feed>, LedgerError> {
+    let may_be_away = ledger.may_be_away();
+    move |error| {
+        if !may_be_away || error.is_final() {
+            return Err(error);
+        }
+        tracing::error!(error = %chain(&error), "the ledger takes no records, the journal keeps them");
+        Ok(None)
     }
 }
 

@@ -10,6 +10,8 @@ mod asks;
 #[expect(dead_code, reason = "each story uses what it needs")]
 #[path = "../support/chaos.rs"]
 mod chaos;
+#[path = "../support/cluster.rs"]
+mod cluster;
 #[path = "../support/fake_upstream.rs"]
 mod fake_upstream;
 #[path = "../support/machine.rs"]
@@ -39,6 +41,7 @@ mod hostile;
 mod jobs;
 mod leaving;
 mod memory;
+mod postgres;
 mod prometheus;
 mod records;
 mod refusals;
