@@ -20,12 +20,9 @@ fn main() {
 fn intent(bencher: Bencher<'_, '_>) {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let opened = Journal::open(Settings {
-        directory: folder.path().to_owned(),
-        durability: Durability::Process,
-        segment_bytes_max: SEGMENT_BYTES_MAX,
         bytes_max: u64::MAX,
         node: Some(NodeId::parse("n1").expect("a node's name")),
-        seq_floors: BTreeMap::new(),
+        ..Settings::at(folder.path().to_owned())
     });
     let journal = opened.expect("a journal can be made").journal;
     let intent = call();

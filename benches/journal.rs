@@ -26,11 +26,9 @@ fn main() {
 fn journal(durability: Durability) -> (TempDir, Arc<Journal>) {
     let folder = tempfile::tempdir().unwrap();
     let settings = Settings {
-        directory: folder.path().join("journal"),
         durability,
-        segment_bytes_max: SEGMENT_BYTES_MAX,
         node: Some(NodeId::parse("bench").unwrap()),
-        seq_floors: BTreeMap::new(),
+        ..Settings::at(folder.path().join("journal"))
     };
     let journal = Arc::new(Journal::open(settings).unwrap().journal);
     (folder, journal)

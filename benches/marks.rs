@@ -53,13 +53,7 @@ const WORDS: [&str; 8] = [" The", " meter", " counts", " every", " token", " tha
 fn main() {
     for (wire, operation, event) in KINDS {
         let folder = tempfile::tempdir().unwrap();
-        let journal = Journal::open(Settings {
-            directory: folder.path().to_owned(),
-            durability: Durability::Process,
-            segment_bytes_max: SEGMENT_BYTES_MAX,
-            node: None,
-            seq_floors: BTreeMap::new(),
-        });
+        let journal = Journal::open(Settings::at(folder.path().to_owned()));
         let metrics = Arc::new(Metrics::new(Limits::default()));
         let meter = Meter::start(Arc::new(journal.unwrap().journal), Arc::new(PriceBook::bundled()), metrics).unwrap();
         let wire = wires::by_name(wire).unwrap();

@@ -89,14 +89,7 @@ fn ledger_of(records: usize) -> PathBuf {
 }
 
 fn open(data: &Path) -> Journal {
-    let settings = Settings {
-        directory: data.join("journal"),
-        durability: Durability::Process,
-        segment_bytes_max: SEGMENT_BYTES_MAX,
-        bytes_max: BYTES_MAX,
-        node: None,
-        seq_floors: BTreeMap::new(),
-    };
+    let settings = Settings::at(data.join("journal"));
     Journal::open(settings).unwrap().journal
 }
 

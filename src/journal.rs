@@ -10,6 +10,7 @@ mod bell;
 mod frame;
 mod front;
 mod guard;
+mod kept;
 mod queue;
 mod reader;
 mod recover;
@@ -61,11 +62,28 @@ pub struct Settings {
     /// A journal that would grow past this refuses intents until the ledger has taken some of it. Records of calls in
     /// flight are still taken.
     pub bytes_max: u64,
+    /// How long a segment is kept after the ledger has it: a ledger that lost its last seconds gets them again.
+    pub keep: Duration,
     /// This process's name in records; `None`: the one the journal began with, else a random one.
     pub node: Option<NodeId>,
     /// The last seq of each node that the ledger holds. A journal that lost its end with the machine's power, or was
     /// taken away, goes on behind it: a seq is never given twice.
     pub seq_floors: BTreeMap<NodeId, u64>,
+}
+
+impl Settings {
+    /// A journal in `directory` as it is where nothing else is said.
+    pub fn at(directory: PathBuf) -> Self {
+        Self {
+            directory,
+            durability: Durability::default(),
+            segment_bytes_max: SEGMENT_BYTES_MAX,
+            bytes_max: BYTES_MAX,
+            keep: Duration::ZERO,
+            node: None,
+            seq_floors: BTreeMap::new(),
+        }
+    }
 }
 
 /// What an append survives.
@@ -220,7 +238,7 @@ impl Journal {
     /// Opens or begins the journal of `settings.directory`, cuts off a torn tail, and starts a new segment: a position
     /// that was handed out before never comes to mean something else.
     pub fn open(settings: Settings) -> Result<Opened, JournalError> {
-        let Settings { directory, durability, segment_bytes_max, bytes_max, node, seq_floors } = settings;
+        let Settings { directory, durability, segment_bytes_max, bytes_max, keep, node, seq_floors } = settings;
         make_directory(&directory).map_err(|source| JournalError::Io {
             what: "make",
             path: directory.clone(),
@@ -247,19 +265,14 @@ impl Journal {
             node: node.clone(),
             segment_bytes_max: segment_bytes_max.min(bytes_max / SEGMENTS_LEAST),
             bytes_max,
+            keep,
             next_seq,
         };
         let writer = Arc::new(Writer::begin(settings, found)?);
         let writing = queue::Thread::start(&writer)?;
         let guard = guard::Guard::new(writer.directory(), lock)?;
         let syncing = sync::Thread::start(Arc::clone(&writer), guard, durability)?;
-        let journal = Self {
-            node,
-            durability,
-            writer,
-            _writing: writing,
-            syncing,
-        };
+        let journal = Self { node, durability, writer, _writing: writing, syncing };
         Ok(Opened { journal, open_intents, progress, jobs_seen })
     }
 
@@ -413,11 +426,16 @@ impl Journal {
         self.writer.front.bell.wait(timeout, || self.end() <= seen);
     }
 
-    /// Deletes the segments that end before `up_to`, oldest first, and stops at the first that holds the intent of a
+    /// Lets go of the segments that end before `up_to`, oldest first, and stops at the first that holds the intent of a
     /// call still open, or ended by a record that is not on the disk yet: what follows may hold the records of others
     /// in it.
     pub fn remove_applied(&self, up_to: Position) -> Result<(), JournalError> {
         self.writer.remove_before(up_to.segment)
+    }
+
+    /// Removes the segments that were kept for long enough behind the ledger. Looks at every one.
+    pub fn remove_kept(&self) -> Result<(), JournalError> {
+        self.writer.remove_kept()
     }
 }
 
@@ -482,6 +500,16 @@ fn random_node() -> Result<NodeId, JournalError> {
     // Seeded by the system, for every state anew.
     let random = RandomState::new().hash_one(0) & 0xff_ffff;
     NodeId::parse(&format!("n-{random:06x}"))
+        .map_err(|_| JournalError::Refused { why: "no name for this node".to_owned() })
+}
+
+/// A name that no journal has had, `name` in front of it: for a node whose last seq nobody can be asked for.
+pub fn fresh_node(name: Option<&NodeId>) -> Result<NodeId, JournalError> {
+    let random = format!("{:016x}", RandomState::new().hash_one(0));
+    let name = name.map_or("n", NodeId::as_str);
+    let room = crate::ids::ID_BYTES_MAX.saturating_sub(random.len().saturating_add(1));
+    let name = name.get(..room.min(name.len())).unwrap_or("n");
+    NodeId::parse(&format!("{name}-{random}"))
         .map_err(|_| JournalError::Refused { why: "no name for this node".to_owned() })
 }
 

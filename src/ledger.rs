@@ -35,7 +35,7 @@ pub use applier::{Applier, Retention};
 pub use buckets::{Counts, Dimension, Row};
 pub use catch_up::catch_up;
 pub use chain::Link;
-pub use keys::Key;
+pub use keys::{CopyError, Key, read_copy, write_copy};
 pub use postgres::{BadUrl, Settings as PostgresSettings};
 pub use records::{Cursor, Filter};
 pub use verify::{ChainEnd, Difference, Verified};
@@ -233,8 +233,34 @@ impl LedgerError {
             Self::Open { .. } | Self::TooNew { .. } | Self::NoData { .. } | Self::WrittenBack { .. } => false,
             Self::Statement(_) | Self::Journal(_) | Self::Unreadable { .. } => false,
             Self::Disagrees { .. } | Self::Behind { .. } => false,
-            Self::Postgres(_) | Self::Closed | Self::Silent { .. } => false,
-            _ => false,
+            Self::Postgres(_) | Self::Closed | Self::Silent { .. } | Self::Thread { .. } | Self::Moved { .. } => false,
+            Self::Tls { .. } | Self::CaFile { .. } | Self::Encoding { .. } | Self::NodeTaken { .. } => false,
+            Self::Untrue { .. } | Self::BackUp { .. } => false,
+        }
+    }
+
+    /// Whether waiting does not mend it: somebody has to do something.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Open { .. }
+            | Self::TooNew { .. }
+            | Self::NoData { .. }
+            | Self::Unreadable { .. }
+            | Self::Disagrees { .. }
+            | Self::Tls { .. }
+            | Self::CaFile { .. }
+            | Self::Encoding { .. }
+            | Self::NodeTaken { .. } => true,
+            Self::Gone { .. } | Self::Emptied { .. } | Self::Replaced { .. } | Self::Deleted { .. } => true,
+            Self::Damaged { .. } | Self::WrittenBack { .. } | Self::Untrue { .. } | Self::BackUp { .. } => true,
+            Self::Statement(_)
+            | Self::Postgres(_)
+            | Self::Closed
+            | Self::Silent { .. }
+            | Self::Thread { .. }
+            | Self::Moved { .. }
+            | Self::Journal(_)
+            | Self::Behind { .. } => false,
         }
     }
 }
@@ -261,6 +287,14 @@ pub enum Place {
 }
 
 impl Place {
+    /// Whether it is elsewhere: then it may be away, its records come from many servers, and so do its keys.
+    pub fn may_be_away(&self) -> bool {
+        match self {
+            Self::Sqlite(_) => false,
+            Self::Postgres(_) => true,
+        }
+    }
+
     /// Whether there may be a ledger: opening it makes nothing that was not there.
     pub fn exists(&self) -> bool {
         match self {
@@ -298,14 +332,14 @@ impl Place {
 #[derive(Debug)]
 enum Store {
     Sqlite(Sqlite),
-    Postgres(Postgres),
+    Postgres(Box<Postgres>),
 }
 
 impl Store {
     fn open(place: &Place) -> Result<Self, LedgerError> {
         match place {
             Place::Sqlite(path) => Ok(Self::Sqlite(Sqlite::open(path)?)),
-            Place::Postgres(settings) => Ok(Self::Postgres(Postgres::open(settings)?)),
+            Place::Postgres(settings) => Ok(Self::Postgres(Box::new(Postgres::open(settings)?))),
         }
     }
 
@@ -314,7 +348,7 @@ impl Store {
     fn open_to_write(place: &Place, nodes: &BTreeMap<NodeId, u64>) -> Result<Self, LedgerError> {
         match place {
             Place::Sqlite(_) => Self::open(place),
-            Place::Postgres(settings) => Ok(Self::Postgres(Postgres::open_to_write(settings, nodes)?)),
+            Place::Postgres(settings) => Ok(Self::Postgres(Box::new(Postgres::open_to_write(settings, nodes)?))),
         }
     }
 

@@ -226,7 +226,7 @@ impl OpenCall {
 
     /// Notes that `observer` has read more of the answer; now and then what came so far is put into the journal, by
     /// another thread, so that it is known should this process die.
-    pub fn progressed(&mut self, observer: &dyn Observer) {
+    pub fn progressed(&mut self, observer: &mut dyn Observer) {
         if let Some(draft) = &mut self.draft {
             draft.marks.stir();
         }
@@ -241,7 +241,7 @@ impl OpenCall {
     }
 
     /// Hands what `observer` has read so far to the counting thread, if there is room for it.
-    pub fn mark(&mut self, observer: &dyn Observer) {
+    pub fn mark(&mut self, observer: &mut dyn Observer) {
         let Some(draft) = &mut self.draft else { return };
         draft.marks.postpone();
         if self.meter.counting.takes_marks()

@@ -175,13 +175,7 @@ fn segments(folder: &Path) -> BTreeSet<u64> {
 }
 
 fn open(folder: &Path) -> Result<Opened, JournalError> {
-    Journal::open(Settings {
-        directory: folder.join("journal"),
-        durability: Durability::Process,
-        segment_bytes_max: SEGMENT_BYTES_MAX,
-        node: None,
-        seq_floors: BTreeMap::new(),
-    })
+    Journal::open(Settings::at(folder.join("journal")))
 }
 
 fn apply(folder: &Path) {

@@ -49,7 +49,7 @@ fn env(name: &str) -> Option<String> {
 }
 
 fn config(bytes: impl AsRef<[u8]>) -> Result<Config, Vec<Problem>> {
-    read(bytes.as_ref(), Some(Path::new("t.toml")), Secrets { env: &env, resolve: true }, WIRES)
+    read(bytes.as_ref(), Some(Path::new("t.toml")), &env, Wanted::All, WIRES)
 }
 
 fn problems(text: &str) -> String {
@@ -61,7 +61,7 @@ const UPSTREAM: &str = "[[upstream]]\nname = \"a\"\nwire = \"openai\"\nbase_url 
 
 #[test]
 fn without_a_file_everything_has_its_default() {
-    let config = read(b"", None, Secrets { env: &env, resolve: true }, REGISTRY).unwrap();
+    let config = read(b"", None, &env, Wanted::All, REGISTRY).unwrap();
     assert_eq!(config.proxy.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:8081");
     assert!(config.attribution.trust_headers);
@@ -190,8 +190,7 @@ fn the_reference_documents_every_key_and_no_other() {
     let root = reader::parse(REFERENCE, None).unwrap();
     let document = Document::new(REFERENCE, None);
     let root = Section::root(&document, &root);
-    let secrets = Secrets { env: &env, resolve: false };
-    read_document(&document, &root, secrets, WIRES).unwrap();
+    read_document(&document, &root, &env, Wanted::None, WIRES).unwrap();
     // A table that may come often or not at all has the keys that it would ask for.
     payers::key(&Section::empty(&document, "key"), None, &mut HashMap::default());
     let mut section = String::new();
@@ -293,7 +292,7 @@ fn what_others_can_reach_is_guarded() {
 #[test]
 fn secrets_are_read_only_when_they_are_wanted() {
     let text = format!("{UPSTREAM}api_key_env = \"NOT_THERE\"\nproxy_url_file = \"/nowhere/at/all\"");
-    let unwanted = read(text.as_bytes(), None, Secrets { env: &env, resolve: false }, WIRES);
+    let unwanted = read(text.as_bytes(), None, &env, Wanted::None, WIRES);
     assert!(unwanted.unwrap().upstreams[0].credential.is_none());
     let shown = problems(&text);
     assert!(shown.contains("`NOT_THERE`, which is not set") && shown.contains("/nowhere/at/all"), "{shown}");
@@ -428,4 +427,25 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_shared_ledger_is_named_by_its_variable_and_never_shown() {
+    let environment = |name: &str| match name {
+        "URL" => Some("postgres://meter:s3cret@db.example/usage".to_owned()),
+        "BAD" => Some("postgres://meter:s3cret@db.example/usage?sslmode=prefer".to_owned()),
+        _ => None,
+    };
+    let read = |text: &str, wanted| read(text.as_bytes(), Some(Path::new("t.toml")), &environment, wanted, WIRES);
+    let named = format!("[ledger]\npostgres_url_env = \"URL\"\n{UPSTREAM}");
+    for (wanted, is_read) in [(Wanted::All, true), (Wanted::OfLedger, true), (Wanted::None, false)] {
+        let config = read(&named, wanted).unwrap();
+        assert_eq!((config.ledger.postgres.is_some(), config.ledger.journal_keep.as_secs()), (is_read, 24 * 3600));
+        assert!(!format!("{config:?}").contains("s3cret"));
+    }
+    let error = |text: &str| read(text, Wanted::All).map(|_| ()).unwrap_err()[0].to_string();
+    insta::assert_snapshot!(error("[ledger]\npostgres_url_env = \"BAD\""), @"");
+    insta::assert_snapshot!(error("[ledger]\npostgres_ca_file = \"Cargo.toml\""), @"");
+    let ca_alone = error("[ledger]\npostgres_url_env = \"UNSET\"");
+    assert!(ca_alone.contains("`UNSET`, which is not set"), "{ca_alone}");
 }

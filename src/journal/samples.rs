@@ -14,14 +14,7 @@ use crate::usage::{Anomaly, Estimate, Outcome, Provenance, TokenCounts, Units};
 
 /// Settings of node `n1` in `directory`.
 pub(crate) fn settings(directory: &Path) -> Settings {
-    Settings {
-        directory: directory.to_owned(),
-        durability: Durability::Process,
-        segment_bytes_max: super::SEGMENT_BYTES_MAX,
-        bytes_max: super::BYTES_MAX,
-        node: Some(NodeId::parse("n1").unwrap()),
-        seq_floors: BTreeMap::new(),
-    }
+    Settings { node: Some(NodeId::parse("n1").unwrap()), ..Settings::at(directory.to_owned()) }
 }
 
 /// The journal in `directory`.

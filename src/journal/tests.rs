@@ -56,7 +56,9 @@ fn power(directory: &Path) -> super::Settings {
 /// Waits until everything appended so far is on the disk.
 fn sync(journal: &Arc<Journal>) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(journal.synced(super::Appended(super::At::Written(super::Written { end: journal.end(), seq: 0 })))).unwrap();
+    runtime
+        .block_on(journal.synced(super::Appended(super::At::Written(super::Written { end: journal.end(), seq: 0 }))))
+        .unwrap();
 }
 
 /// Overwrites what `segment` holds from `offset` on.

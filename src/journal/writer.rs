@@ -18,6 +18,7 @@ use super::ballast::Ballast;
 use super::frame::{self, Kind};
 use super::front::{Frame, Front, Told, Turn, Waiting};
 use super::guard::leads_to;
+use super::kept;
 use super::recover::{self, Found};
 use super::segment::{self, Header};
 use super::{At, JournalError, Position, in_full};
@@ -32,6 +33,8 @@ pub(super) struct Writer {
     directory: PathBuf,
     node: NodeId,
     segment_bytes_max: u64,
+    /// How long segments are kept that nobody needs.
+    keep: Duration,
     ballast: Ballast,
     /// Held over system calls: not for those who serve calls, but to append.
     active: Mutex<Active>,
@@ -94,6 +97,7 @@ pub(super) struct Settings {
     pub(super) node: NodeId,
     pub(super) segment_bytes_max: u64,
     pub(super) bytes_max: u64,
+    pub(super) keep: Duration,
     pub(super) next_seq: u64,
 }
 
@@ -107,7 +111,7 @@ pub(super) struct ToSync {
 impl Writer {
     /// Begins a segment behind those found.
     pub(super) fn begin(settings: Settings, found: Found) -> Result<Self, JournalError> {
-        let Settings { directory, node, segment_bytes_max, bytes_max, next_seq } = settings;
+        let Settings { directory, node, segment_bytes_max, bytes_max, keep, next_seq } = settings;
         let ballast = Ballast::new(&directory);
         let number = found.newest.saturating_add(1);
         let header = Header { node: node.clone(), first_seq: next_seq };
@@ -148,7 +152,8 @@ impl Writer {
         // What was found was made lasting before.
         let lasting = AtomicU64::new(active.end.packed());
         let active = Mutex::new(active);
-        Ok(Self { directory, node, segment_bytes_max, ballast, active, front, lasting, stalled: OnceLock::new() })
+        let stalled = OnceLock::new();
+        Ok(Self { directory, node, segment_bytes_max, keep, ballast, active, front, lasting, stalled })
     }
 
     /// Appends an intent or a record; where another's `write` takes its time, it waits for the journal's thread.
@@ -186,7 +191,9 @@ impl Writer {
         let outcomes = match self.append_as_one(&mut active, &mut frames) {
             Some(written) => written.into_iter().map(Ok).collect(),
             // Each meets its own fate.
-            None => frames.iter_mut().map(|waiting| self.append_now(&mut active, &mut waiting.frame)).collect::<Vec<_>>(),
+            None => {
+                frames.iter_mut().map(|waiting| self.append_now(&mut active, &mut waiting.frame)).collect::<Vec<_>>()
+            }
         };
         drop(active);
         for (Waiting { frame, ticket }, outcome) in frames.into_iter().zip(outcomes) {
@@ -437,7 +444,14 @@ impl Writer {
     /// Takes intents again if the ballast can be written anew. Slow: not for the data path.
     pub(super) fn recover_space(&self) {
         let calls = self.active().open.len();
-        let written = self.ballast.write_anew(calls);
+        let written = self.ballast.write_anew(calls).or_else(|error| {
+            if error.kind() != io::ErrorKind::StorageFull || !kept::any(&self.directory) {
+                return Err(error);
+            }
+            tracing::warn!("the disk is full: journal segments that were kept for the ledger's sake are removed");
+            kept::remove_older(&self.directory, Duration::ZERO).map_err(io::Error::other)?;
+            self.ballast.write_anew(calls)
+        });
         let mut active = self.active();
         // Under the lock: a record that needed the space has taken the new ballast too, and then it is not in place.
         match written.and_then(|()| self.ballast.put_in_place()) {
@@ -473,13 +487,26 @@ impl Writer {
             let Some((number, bytes)) = removed else { return Ok(()) };
             let path = segment::path(&self.directory, number);
             let failed = |source| JournalError::Io { what: "remove", path: path.clone(), source };
-            if let Err(error) = fs::remove_file(&path).or_else(only_if_there) {
+            if let Err(error) = self.let_go(number).or_else(only_if_there) {
                 self.active().finished.insert(number, bytes);
                 return Err(failed(error));
             }
             // One by one: an intent that came back after a power cut without its record would be settled twice.
             segment::sync_directory(&self.directory).map_err(failed)?;
         }
+    }
+
+    fn let_go(&self, number: u64) -> io::Result<()> {
+        if self.keep.is_zero() {
+            fs::remove_file(segment::path(&self.directory, number))
+        } else {
+            kept::keep(&self.directory, number)
+        }
+    }
+
+    /// Removes the segments that were kept for long enough.
+    pub(super) fn remove_kept(&self) -> Result<(), JournalError> {
+        kept::remove_older(&self.directory, self.keep)
     }
 
     /// Blocks for as long as another has the turn.

@@ -87,7 +87,7 @@ impl Marks {
 }
 
 /// A mark of what `observer` has read of the call behind `draft`, and what it covers; `None` where nothing is new.
-pub(super) fn mark(draft: &mut Draft, observer: &dyn Observer) -> Option<(Box<Mark>, Reached)> {
+pub(super) fn mark(draft: &mut Draft, observer: &mut dyn Observer) -> Option<(Box<Mark>, Reached)> {
     draft.marks.has_news = false;
     let reading = observer.reading();
     let Reached { bookmark, tokens } = &draft.marks.reached;

@@ -77,7 +77,7 @@ impl Watch {
                 framer.feed(chunk, &mut |unit| show(&mut **observer, unit));
                 let is_terminal = observer.is_terminal();
                 if let Some(call) = self.call.as_mut().filter(|_| !is_terminal) {
-                    call.progressed(&**observer);
+                    call.progressed(&mut **observer);
                 }
                 is_terminal
             }
@@ -92,7 +92,7 @@ impl Watch {
 
     /// While nothing more comes: has what did come noted when that is due.
     pub(crate) fn poll_mark(&mut self, context: &mut Context<'_>) {
-        let (Some(call), Look::Read(Reader { observer, .. })) = (&mut self.call, &self.look) else { return };
+        let (Some(call), Look::Read(Reader { observer, .. })) = (&mut self.call, &mut self.look) else { return };
         while let Some(due) = call.mark_due() {
             let due = tokio::time::Instant::from_std(due);
             let timer = self.mark_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
@@ -102,7 +102,7 @@ impl Watch {
             if timer.as_mut().poll(context).is_pending() {
                 return;
             }
-            call.mark(&**observer);
+            call.mark(&mut **observer);
         }
     }
 

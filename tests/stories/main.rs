@@ -7,13 +7,15 @@
 
 #[path = "../support/asks.rs"]
 mod asks;
+#[path = "../support/calls.rs"]
+mod calls;
 #[expect(dead_code, reason = "each story uses what it needs")]
 #[path = "../support/chaos.rs"]
 mod chaos;
 #[path = "../support/checker.rs"]
 mod checker;
-#[path = "../support/calls.rs"]
-mod calls;
+#[path = "../support/cluster.rs"]
+mod cluster;
 #[path = "../support/crash_states.rs"]
 mod crash_states;
 #[path = "../support/fake_upstream.rs"]
@@ -55,6 +57,7 @@ mod leaving;
 mod ledgers;
 mod memory;
 mod orphans;
+mod postgres;
 mod power;
 mod prometheus;
 mod records;

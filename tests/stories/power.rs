@@ -295,11 +295,9 @@ fn open(root: &Path, prices: &Arc<PriceBook>) -> Result<(BTreeMap<String, Record
     let place = Place::Sqlite(data.join("ledger.db"));
     let ledger = Ledger::open(&place).map_err(|error| told(&error))?;
     let settings = Settings {
-        directory: data.join("journal"),
         durability: Durability::Power,
-        segment_bytes_max: SEGMENT_BYTES_MAX,
-        node: None,
         seq_floors: ledger.last_seqs().map_err(|error| told(&error))?,
+        ..Settings::at(data.join("journal"))
     };
     let Opened { journal, open_intents, .. } = Journal::open(settings).map_err(|error| told(&error))?;
     let journal = Arc::new(journal);

@@ -144,13 +144,7 @@ fn usage_raw(provider: &str, input: u64, cache_read: u64, output: u64, reasoning
 
 /// The settings of node `n1` with its journal in `directory`.
 pub(crate) fn settings(directory: &Path) -> journal::Settings {
-    journal::Settings {
-        directory: directory.join("journal"),
-        durability: Durability::Process,
-        segment_bytes_max: journal::SEGMENT_BYTES_MAX,
-        node: Some(NodeId::parse("n1").unwrap()),
-        seq_floors: BTreeMap::new(),
-    }
+    journal::Settings { node: Some(NodeId::parse("n1").unwrap()), ..journal::Settings::at(directory.join("journal")) }
 }
 
 /// The ledger's place in `directory`.
