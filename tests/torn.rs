@@ -17,8 +17,8 @@ use calls::{Calls, progress};
 use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 use tokenmeter::ids::RecordId;
-use tokenmeter::journal::{Durability, Journal, JournalError, Kind, Limits, Opened, Position, Reader, Settings};
-use tokenmeter::ledger::{Filter, Ledger, catch_up};
+use tokenmeter::journal::{Journal, JournalError, Kind, Limits, Opened, Position, Reader, Settings};
+use tokenmeter::ledger::{Filter, Ledger, Place, catch_up};
 use tokenmeter::meter::{Meter, Moment};
 use tokenmeter::metrics::{self, Metrics};
 use tokenmeter::pricing::PriceBook;
@@ -120,6 +120,7 @@ impl Left {
                         let record = frame.record().unwrap();
                         Meaning::Ends(record.id, record.tokens.output)
                     }
+                    Kind::Gap => panic!("nobody appended a gap"),
                 };
                 (usize::try_from(after.offset).unwrap(), meaning)
             })
@@ -161,8 +162,8 @@ fn at() -> Timestamp {
     "2026-11-01T12:00:00Z".parse().unwrap()
 }
 
-fn ledger(folder: &Path) -> PathBuf {
-    folder.join("ledger.db")
+fn ledger(folder: &Path) -> Place {
+    Place::Sqlite(folder.join("ledger.db"))
 }
 
 fn segment(folder: &Path, number: u64) -> PathBuf {
