@@ -235,13 +235,7 @@ impl Journal {
         let writing = queue::Thread::start(&writer)?;
         let guard = guard::Guard::new(writer.directory(), lock)?;
         let syncing = sync::Thread::start(Arc::clone(&writer), guard, durability)?;
-        let journal = Self {
-            node,
-            durability,
-            writer,
-            _writing: writing,
-            syncing,
-        };
+        let journal = Self { node, durability, writer, _writing: writing, syncing };
         Ok(Opened { journal, open_intents, jobs_seen })
     }
 

@@ -177,7 +177,9 @@ impl Writer {
         let outcomes = match self.append_as_one(&mut active, &mut frames) {
             Some(written) => written.into_iter().map(Ok).collect(),
             // Each meets its own fate.
-            None => frames.iter_mut().map(|waiting| self.append_now(&mut active, &mut waiting.frame)).collect::<Vec<_>>(),
+            None => {
+                frames.iter_mut().map(|waiting| self.append_now(&mut active, &mut waiting.frame)).collect::<Vec<_>>()
+            }
         };
         drop(active);
         for (Waiting { frame, ticket }, outcome) in frames.into_iter().zip(outcomes) {

@@ -46,6 +46,7 @@ mod reports;
 mod results;
 mod sdks;
 mod secrets;
+mod stalls;
 mod syscalls;
 mod usage;
 mod websockets;
