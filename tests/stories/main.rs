@@ -66,6 +66,7 @@ mod reports;
 mod results;
 mod sdks;
 mod secrets;
+mod stalls;
 mod syncs;
 mod syscalls;
 mod usage;
