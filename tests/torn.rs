@@ -139,7 +139,7 @@ impl Left {
         }
         // A mebibyte that nobody changes.
         fs::hard_link(self.folder.path().join("journal/ballast"), folder.path().join("journal/ballast")).unwrap();
-        fs::copy(ledger(self.folder.path()), ledger(folder.path())).unwrap();
+        fs::copy(self.folder.path().join("ledger.db"), folder.path().join("ledger.db")).unwrap();
         fs::write(segment(folder.path(), self.number), newest).unwrap();
         folder
     }

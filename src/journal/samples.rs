@@ -1,11 +1,10 @@
 //! Samples: intents and records for tests.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use jiff::Timestamp;
 
-use super::{Durability, Journal, Opened, Settings};
+use super::{Journal, Opened, Settings};
 use crate::ids::{AppId, DepartmentId, KeyId, NodeId, Provider, RecordId, TeamId, UpstreamName};
 use crate::money::NanoUsd;
 use crate::operation::Operation;

@@ -2,7 +2,6 @@
 //!
 //! The same number makes the same call, but for its id. `examples/fill_ledger.rs` fills a folder with them.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -11,7 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 use tokenmeter::ids::{AppId, DepartmentId, KeyId, NodeId, Provider, RecordId, TeamId, UpstreamName};
-use tokenmeter::journal::{self, Durability, Journal};
+use tokenmeter::journal::{self, Journal};
 use tokenmeter::ledger::{Applier, Ledger, Place};
 use tokenmeter::money::NanoUsd;
 use tokenmeter::operation::Operation;
