@@ -11,13 +11,12 @@
 #[expect(dead_code, reason = "each bench uses what it needs")]
 mod calls;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use calls::Calls;
 use jiff::{SignedDuration, Timestamp};
-use tokenmeter::journal::{Durability, Journal, SEGMENT_BYTES_MAX, Settings};
+use tokenmeter::journal::{Journal, Settings};
 use tokenmeter::meter::{Meter, Moment};
 use tokenmeter::metrics::{Limits, Metrics};
 use tokenmeter::operation::Operation;

@@ -11,7 +11,6 @@
 #[path = "support/calls.rs"]
 mod calls;
 
-use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -21,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use calls::Calls;
 use jiff::{SignedDuration, Timestamp};
-use tokenmeter::journal::{BYTES_MAX, Durability, Journal, SEGMENT_BYTES_MAX, Settings};
+use tokenmeter::journal::{Journal, Settings};
 use tokenmeter::ledger::{Applier, Place};
 
 /// Of the frames that are not applied, those of calls in flight: an intent and a mark each.

@@ -177,7 +177,7 @@ fn segments(folder: &Path) -> BTreeSet<u64> {
 }
 
 fn open(folder: &Path) -> Result<Opened, JournalError> {
-    Journal::open(Settings::at(folder.join("journal")))
+    Journal::open(Settings { segment_bytes_max: SEGMENT_BYTES_MAX, ..Settings::at(folder.join("journal")) })
 }
 
 fn apply(folder: &Path) {

@@ -296,6 +296,7 @@ fn open(root: &Path, prices: &Arc<PriceBook>) -> Result<(BTreeMap<String, Record
     let ledger = Ledger::open(&place).map_err(|error| told(&error))?;
     let settings = Settings {
         durability: Durability::Power,
+        segment_bytes_max: SEGMENT_BYTES_MAX,
         seq_floors: ledger.last_seqs().map_err(|error| told(&error))?,
         ..Settings::at(data.join("journal"))
     };
