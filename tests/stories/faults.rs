@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::checker::place::Footprint;
 use crate::checker::{self, Evidence, place, sums};
 use crate::machine::{is_long, seed};
-use crate::oracle::{ANSWER_CANARY, Mix, Oracle, PROMPT_CANARY};
+use crate::oracle::{ANSWER_CANARY, Fault, Mix, Oracle, PROMPT_CANARY};
 use crate::stand::{CREDENTIAL, PAYERS, Stand, upstreams};
 use crate::storm::{self, Storm};
 
@@ -40,7 +40,7 @@ async fn fifty_thousand_calls_with_faults_are_the_providers_own_numbers() {
     let mut seen = storm(WARM_CALLS);
     let warm = Footprint::of(stand.pid());
     // Each client took a number that it made no call of.
-    let first = next.fetch_max(WARM_CALLS, Ordering::Relaxed);
+    let first = next.load(Ordering::Relaxed);
     seen.extend(storm(first + calls - WARM_CALLS));
     let raged = begun.elapsed();
 
@@ -63,12 +63,13 @@ async fn fifty_thousand_calls_with_faults_are_the_providers_own_numbers() {
     assert_eq!(stand.wait(), Some(0));
     violations.extend(place::secrets(stand.path(), &[PROMPT_CANARY, ANSWER_CANARY, CREDENTIAL, &key]));
     let http2 = seen.iter().filter(|seen| seen.is_http2).count();
+    let faulted = seen.iter().filter(|seen| mix.call(seen.nonce).fault != Fault::None).count();
     let mut kinds: BTreeMap<String, u64> = BTreeMap::new();
     for row in &rows {
         *kinds.entry(format!("{} {}", row.outcome, row.provenance)).or_default() += 1;
     }
     eprintln!(
-        "{} calls in {raged:.1?}, {http2} of them over HTTP/2, {} reached the provider, {} records {kinds:?}; {at_rest:?}, {warm:?}, {now:?}; {:.1?}",
+        "{} calls in {raged:.1?}, {http2} over HTTP/2, {faulted} with a fault, {} reached the provider, {} records {kinds:?}; {at_rest:?}, {warm:?}, {now:?}; {:.1?}",
         seen.len(),
         attempts.len(),
         rows.len(),

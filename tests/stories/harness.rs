@@ -218,6 +218,9 @@ const ALTERATIONS: &[Alteration] = &[
         logs.row(is_reported).usage_raw = other;
     }),
     ("I2", "the model is another", |logs| logs.row(is_reported).model = Some("gpt-5".to_owned())),
+    ("I2", "the service tier is gone", |logs| {
+        logs.row(|row| is_reported(row) && row.provider == "openai").service_tier = None;
+    }),
     ("I2", "the status is another", |logs| logs.row(is_reported).status = Some(201)),
     ("I2", "a guess passes as reported", |logs| "reported".clone_into(&mut logs.row(is_estimated).provenance)),
     ("I2", "a count that was told is ours", |logs| *logs.row(is_partial).tokens.get_mut("input").unwrap() += 1),
@@ -279,7 +282,7 @@ async fn the_checker_names_whatever_is_wrong_by_the_invariant_that_it_breaks() {
     let stand = Stand::with(|_| format!("{}{PAYERS}", upstreams(&oracle.base_url())));
     let (key, next) = (stand.key("lab").await, Arc::new(AtomicU64::new(0)));
     let proxies = vec![stand.proxy().to_owned()];
-    let seen = Storm::start(storm::Settings { mix, proxies, key, clients: 8, next, end: 400 }).join();
+    let seen = Storm::start(storm::Settings { mix, proxies, key, clients: 8, next, end: 300 }).join();
     let attempts = oracle.attempts(0);
     let (rows, metrics) = checker::settled(&stand, &seen, &attempts).await;
     let report = stand.report(&["--by", "department,team,provider,model"]);

@@ -85,6 +85,7 @@ pub(crate) struct Row {
     pub(crate) tokens: BTreeMap<String, u64>,
     pub(crate) usage_raw: Option<Box<RawValue>>,
     pub(crate) estimate: Option<Estimate>,
+    pub(crate) service_tier: Option<String>,
     pub(crate) cost_nanousd: Option<i64>,
 }
 
@@ -451,6 +452,10 @@ impl<'a> Call<'a> {
                 }
                 if row.model.as_deref() != Some(self.plan.model()) {
                     let what = format!("model {:?}, oracle {}", row.model, self.plan.model());
+                    self.violates("I2", &what);
+                }
+                if row.service_tier.as_deref() != self.plan.service_tier() {
+                    let what = format!("tier {:?}, oracle {:?}", row.service_tier, self.plan.service_tier());
                     self.violates("I2", &what);
                 }
             }

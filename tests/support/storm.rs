@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 use crate::oracle::{Api, Manners, Mix, Plan};
 
-/// Clients that share an HTTP/2 connection.
+/// Of so many clients, those that speak HTTP/2 share a connection.
 const CLIENTS_PER_CONNECTION: u64 = 8;
 
 type Http = Client<HttpConnector, Full<Bytes>>;
@@ -54,14 +54,14 @@ pub(crate) enum End {
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) mix: Mix,
-    /// Base URLs of the proxies: each client has one.
+    /// Base URLs of the proxies, replicas perhaps: each client has one.
     pub(crate) proxies: Vec<String>,
     /// A virtual key, sent as each SDK sends it.
     pub(crate) key: String,
     pub(crate) clients: u64,
     /// Calls are numbered from here on, over several storms.
     pub(crate) next: Arc<AtomicU64>,
-    /// The number at which the clients stop; `u64::MAX`: when their server is gone.
+    /// The number at which the clients stop; `u64::MAX`: each when its server is gone.
     pub(crate) end: u64,
 }
 
@@ -97,7 +97,8 @@ async fn rage(settings: Settings) -> Vec<Seen> {
         if is_http2 {
             http2 = Some(http.clone());
         }
-        let place = usize::try_from(client).unwrap() % settings.proxies.len();
+        // Each proxy has clients of both kinds.
+        let place = usize::try_from(client / 2).unwrap() % settings.proxies.len();
         let proxy = settings.proxies[place].clone();
         clients.spawn(work(settings.clone(), http, proxy, is_http2));
     }

@@ -154,11 +154,11 @@ impl Script<'_> {
         let usage = |name: &str| if self.tells { format!(r#","{name}":{}"#, told.raw) } else { String::new() };
         let whole = match plan.api {
             Api::Chat => format!(
-                r#"{{"id":"chatcmpl-{nonce}","object":"chat.completion","created":1767225600,"model":"{model}","choices":[{{"index":0,"message":{{"role":"assistant","content":"{text}","refusal":null}},"logprobs":null,"finish_reason":"stop"}}]{}}}"#,
+                r#"{{"id":"chatcmpl-{nonce}","object":"chat.completion","created":1767225600,"model":"{model}","choices":[{{"index":0,"message":{{"role":"assistant","content":"{text}","refusal":null}},"logprobs":null,"finish_reason":"stop"}}],"service_tier":"default"{}}}"#,
                 usage("usage")
             ),
             Api::Responses => format!(
-                r#"{{"id":"resp_{nonce}","object":"response","created_at":1767225600,"status":"completed","error":null,"model":"{model}","output":[{}]{}}}"#,
+                r#"{{"id":"resp_{nonce}","object":"response","created_at":1767225600,"status":"completed","error":null,"service_tier":"default","model":"{model}","output":[{}]{}}}"#,
                 output_message(nonce, &text),
                 usage("usage")
             ),
@@ -192,7 +192,7 @@ impl Script<'_> {
         let chunk = |choices: &str, usage: Option<&Told>| {
             let (nonce, model) = (plan.nonce, plan.model());
             let mut chunk = format!(
-                r#"data: {{"id":"chatcmpl-{nonce}","object":"chat.completion.chunk","created":1767225600,"model":"{model}","choices":[{choices}]"#
+                r#"data: {{"id":"chatcmpl-{nonce}","object":"chat.completion.chunk","created":1767225600,"model":"{model}","service_tier":"default","choices":[{choices}]"#
             );
             if tells {
                 let usage = usage.map_or("null", |told| told.raw.as_str());
@@ -229,7 +229,7 @@ impl Script<'_> {
         let response = |status: &str, rest: &str| {
             let model = plan.model();
             format!(
-                r#""response":{{"id":"resp_{nonce}","object":"response","created_at":1767225600,"status":"{status}","error":null,"model":"{model}"{rest}}}"#
+                r#""response":{{"id":"resp_{nonce}","object":"response","created_at":1767225600,"status":"{status}","error":null,"service_tier":"default","model":"{model}"{rest}}}"#
             )
         };
         let event = |kind: &str, rest: &str| format!("event: {kind}\ndata: {{\"type\":\"{kind}\",{rest}}}\n\n");

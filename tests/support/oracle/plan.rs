@@ -67,7 +67,7 @@ pub(crate) enum Fault {
     Stall(Place, Break),
     /// Whole, but for its usage.
     NoUsage,
-    /// A stream whose last event is an error; a whole answer has no fault.
+    /// A stream's last event is an error.
     ErrorEvent(Place),
 }
 
@@ -123,7 +123,8 @@ impl Mix {
         let prompt_words = 40 + dice.below(80);
         let cached = dice.below(3) * (prompt_words / 4);
         let (cache_read, cache_write) = if dice.once_in(2) { (cached, 0) } else { (cached / 2, cached - cached / 2) };
-        let fault = if dice.below(100) < self.faulted_percent { Fault::some(&mut dice) } else { Fault::None };
+        let fault =
+            if dice.below(100) < self.faulted_percent { Fault::some(&mut dice, is_stream) } else { Fault::None };
         let is_told = !matches!(fault, Fault::Cut(..) | Fault::Stall(..) | Fault::NoUsage | Fault::ErrorEvent(_));
         let pause = (dice.below(100) < self.slow_percent).then(|| Duration::from_millis(1 + dice.below(6)));
         let manners = match dice.below(100) < self.leaving_percent {
@@ -152,7 +153,7 @@ impl Mix {
 }
 
 impl Fault {
-    fn some(dice: &mut Dice) -> Self {
+    fn some(dice: &mut Dice, is_stream: bool) -> Self {
         let end = if dice.once_in(2) { Break::Reset } else { Break::Close };
         let place = Place { permille: dice.below(1_000), is_between_events: dice.once_in(2) };
         match dice.below(10) {
@@ -160,8 +161,8 @@ impl Fault {
             3 => Self::NoHead(end),
             4..=5 => Self::Cut(place, end),
             6 => Self::Stall(place, end),
-            7..=8 => Self::NoUsage,
-            _ => Self::ErrorEvent(place),
+            7 if is_stream => Self::ErrorEvent(place),
+            _ => Self::NoUsage,
         }
     }
 }
@@ -223,6 +224,11 @@ impl Plan {
             Api::Chat | Api::Responses => own,
             Api::Messages | Api::Generate => own + own / 4,
         }
+    }
+
+    /// The service tier that answers, where the API tells it.
+    pub(crate) fn service_tier(&self) -> Option<&'static str> {
+        matches!(self.api, Api::Chat | Api::Responses).then_some("default")
     }
 
     /// The model that answers.
