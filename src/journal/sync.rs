@@ -143,6 +143,7 @@ impl Shared {
                 );
                 tracing::error!(error = %error, "a sync of the journal failed, no call is taken any more");
                 writer.refuse_for_good(&why);
+                super::recover::doubt(writer.directory());
                 state.failure = Some(why);
             }
         }
