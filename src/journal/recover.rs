@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -17,6 +16,9 @@ use super::segment::{self, Header};
 use super::{JournalError, Position};
 use crate::ids::{NodeId, RecordId};
 use crate::record::{Intent, JobSeen, Progress};
+
+/// A sync of the journal has failed since it was last opened.
+const SYNC_FAILED: &str = "sync-failed";
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -186,40 +188,48 @@ impl Found {
         }
     }
 
-    /// Writes again what is not known to be on the disk, and syncs it. A sync before may have failed, and then the
-    /// kernel shows bytes that it has given up to write; and what a record ends must not come back without it.
-    pub(super) fn make_lasting(&mut self, directory: &Path) -> Result<(), JournalError> {
-        for (number, length) in self.segments.range(self.lasting.segment..) {
-            let path = segment::path(directory, *number);
-            let from = if *number == self.lasting.segment { self.lasting.offset } else { 0 };
-            if from < *length {
-                rewrite(&path, from).map_err(|source| JournalError::Io { what: "write again", path, source })?;
-            }
+    /// Sees to it that what was found is on the disk: what a record ends must not come back without it.
+    pub(super) fn make_lasting(&self, directory: &Path) -> Result<(), JournalError> {
+        let mark = directory.join(SYNC_FAILED);
+        let is_doubtful = mark.exists();
+        for number in self.segments.range(self.lasting.segment..).map(|(number, _)| *number) {
+            let path = segment::path(directory, number);
+            let synced =
+                if is_doubtful { write_anew(&path) } else { File::open(&path).and_then(|file| file.sync_all()) };
+            synced.map_err(|source| doubting(directory, JournalError::Io { what: "sync", path, source }))?;
         }
-        segment::sync_directory(directory).map_err(|source| JournalError::Io {
-            what: "sync",
-            path: directory.to_owned(),
-            source,
-        })
+        let failed = |source| JournalError::Io { what: "sync", path: directory.to_owned(), source };
+        segment::sync_directory(directory).map_err(|source| doubting(directory, failed(source)))?;
+        if is_doubtful {
+            fs::remove_file(&mark).map_err(|source| JournalError::Io { what: "remove", path: mark, source })?;
+        }
+        Ok(())
     }
+}
+
+/// Notes that a sync has failed. The kernel goes on showing bytes that it has given up to write, so the next process
+/// must not trust a sync that succeeds. This needs no sync itself: where the note is lost, so are those bytes.
+pub(super) fn doubt(directory: &Path) {
+    if let Err(error) = File::create(directory.join(SYNC_FAILED)) {
+        tracing::error!(error = %error, "cannot note that a sync of the journal failed");
+    }
+}
+
+fn doubting(directory: &Path, error: JournalError) -> JournalError {
+    doubt(directory);
+    error
+}
+
+/// Puts a copy in the place of a file. Written over itself it could be spoilt where it is on the disk already.
+fn write_anew(path: &Path) -> io::Result<()> {
+    let copy = path.with_extension("anew");
+    fs::write(&copy, fs::read(path)?)?;
+    File::open(&copy)?.sync_all()?;
+    fs::rename(copy, path)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, JournalError> {
     fs::read(path).map_err(|source| JournalError::Io { what: "read", path: path.to_owned(), source })
-}
-
-/// Writes the bytes of a file from `offset` on over themselves.
-fn rewrite(path: &Path, offset: u64) -> io::Result<()> {
-    let file = File::options().read(true).write(true).open(path)?;
-    let length = file.metadata()?.len();
-    let mut bytes = vec![0; usize::try_from(length.saturating_sub(offset)).unwrap_or(usize::MAX)];
-    file.read_exact_at(&mut bytes, offset)?;
-    match file.write_all_at(&bytes, offset) {
-        // Some file systems need space to write what is there already; a full disk must not keep us from starting.
-        Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
-        written => written?,
-    }
-    file.sync_all()
 }
 
 /// Reads the segment at `path` anew: whether it holds whole frames up to `end`.

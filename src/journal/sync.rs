@@ -158,6 +158,7 @@ impl Shared {
         if let Some(why) = &failure {
             // Without our lock, which serving threads take: the writer's may be held by one that is stuck.
             writer.refuse_for_good(why);
+            super::recover::doubt(writer.directory());
         }
         let mut state = self.state();
         match failure {

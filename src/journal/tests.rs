@@ -236,6 +236,27 @@ fn an_intent_stays_until_its_record_is_on_the_disk() {
 }
 
 #[test]
+fn a_journal_whose_sync_failed_is_written_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = fill(&open(folder.path()).journal, 3);
+    let first = super::segment::path(folder.path(), 1);
+    let doubtful = File::open(&first).unwrap();
+    super::recover::doubt(folder.path());
+    drop(open(folder.path()));
+    assert_eq!(
+        records(folder.path()).iter().map(json).collect::<Vec<_>>(),
+        written.iter().map(json).collect::<Vec<_>>()
+    );
+    // Not the same bytes synced again: the kernel may have given up to write those.
+    let inode = |file: &File| std::os::unix::fs::MetadataExt::ino(&file.metadata().unwrap());
+    assert_ne!(inode(&File::open(&first).unwrap()), inode(&doubtful));
+    drop(open(folder.path()));
+    let anew = inode(&File::open(&first).unwrap());
+    drop(open(folder.path()));
+    assert_eq!(inode(&File::open(&first).unwrap()), anew);
+}
+
+#[test]
 fn a_position_says_the_same_in_64_bits() {
     for position in [Position::START, Position { segment: 7, offset: 1 << 31 }, Position { segment: 1, offset: 0 }] {
         assert_eq!(Position::unpacked(position.packed()), position);

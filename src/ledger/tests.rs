@@ -180,6 +180,19 @@ fn a_journal_taken_away_begins_behind_the_ledger() {
 }
 
 #[test]
+fn a_segment_that_has_the_name_of_one_that_was_lost_is_applied_from_its_beginning() {
+    let data = Data::new();
+    fill(&data.journal(), 3);
+    data.apply();
+    std::fs::remove_dir_all(data.journal_directory()).unwrap();
+    // Records of the same length: the old position fits between two of them.
+    fill(&data.journal(), 3);
+    data.apply();
+    assert_eq!(data.all_records().len(), 6);
+    data.ledger().verify().unwrap().unwrap();
+}
+
+#[test]
 fn a_journal_that_lost_its_end_to_a_power_cut_counts_each_call_once() {
     let data = Data::new();
     let call = intent(0);

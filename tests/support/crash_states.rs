@@ -35,6 +35,8 @@ struct Step {
     ended: usize,
     /// The line by which it was lasting; never, as far as it is known, where that is past the last.
     lasting: usize,
+    /// A sync of it failed: the kernel shows it to every reader, takes it for written, and never writes it.
+    is_given_up: bool,
 }
 
 #[derive(Debug)]
@@ -96,14 +98,16 @@ impl Recording {
         let is_sync = |syscall: &&Syscall| ["fsync", "fdatasync"].contains(&syscall.name.as_str());
         self.failed_syncs += syscalls.iter().filter(is_sync).filter(|syscall| syscall.result < 0).count();
         let mut opened: HashMap<i64, Opened> = HashMap::new();
-        let mut ordered: Vec<&Syscall> = syscalls.iter().filter(|syscall| syscall.result >= 0).collect();
+        let mut ordered: Vec<&Syscall> =
+            syscalls.iter().filter(|syscall| syscall.result >= 0 || is_sync(syscall)).collect();
         // A descriptor is there when the call that gives it returns.
         ordered.sort_by_key(|one| if one.name == "openat" { one.ended } else { one.begun });
-        let mut syncs: Vec<(Opened, usize, usize)> = Vec::new();
+        let mut syncs: Vec<(Opened, usize, usize, bool)> = Vec::new();
         for syscall in ordered {
             let (begun, ended) = (base + syscall.begun, base + syscall.ended);
             let begun = if syscall.name == "openat" { ended } else { begun };
-            let mut changed = |change| self.steps.push(Step { change, begun, ended, lasting: usize::MAX });
+            let mut changed =
+                |change| self.steps.push(Step { change, begun, ended, lasting: usize::MAX, is_given_up: false });
             let below = |path: Vec<u8>| {
                 let path = String::from_utf8(path).ok()?;
                 path.strip_prefix(&self.root).filter(|path| !path.ends_with("-shm")).map(str::to_owned)
@@ -183,16 +187,21 @@ impl Recording {
                 }
                 "fsync" | "fdatasync" => {
                     if let Some(on) = on {
-                        syncs.push((on.clone(), begun, ended));
+                        syncs.push((on.clone(), begun, ended, syscall.result == 0));
                     }
                 }
                 "read" | "recvfrom" | "sendto" | "sendmsg" => {}
                 other => panic!("what does `{other}` do to files?"),
             }
         }
-        for (what, begun, ended) in syncs {
+        syncs.sort_by_key(|(.., ended, _)| *ended);
+        for (what, begun, ended, has_worked) in syncs {
             for step in self.steps.iter_mut().filter(|step| step.ended <= begun && step.change.is_synced_by(&what)) {
-                step.lasting = step.lasting.min(ended);
+                if has_worked && !step.is_given_up {
+                    step.lasting = step.lasting.min(ended);
+                } else if step.lasting == usize::MAX {
+                    step.is_given_up = true;
+                }
             }
             self.syncs.push(ended);
         }
@@ -280,7 +289,7 @@ impl Recording {
             }
         }
         let mut by_inode: HashMap<usize, Vec<&Step>> = HashMap::new();
-        for step in steps {
+        for step in steps.iter().filter(|step| !step.is_given_up) {
             if let Change::Write { inode, .. } | Change::Cut { inode, .. } = &step.change {
                 by_inode.entry(*inode).or_default().push(step);
             }
