@@ -181,11 +181,11 @@ impl Books {
         let places = Places::of(&config.ledger);
         std::fs::create_dir_all(&config.ledger.directory)
             .with_context(|| format!("cannot make `{}` (`ledger.directory`)", config.ledger.directory.display()))?;
+        // Behind the journal's lock nobody else applies or removes any more, and no other server's ledger is migrated.
+        let lock = lock_journal(&places.journal)?;
         let ledger = places.ledger()?;
         let seq_floors = ledger.last_seqs()?;
-        let opened = open_journal(&journal_settings(&config.ledger, &places.journal, seq_floors))?;
-        // Behind the journal's lock nobody else applies or removes any more: what another process did before is in the
-        // ledger, and perhaps seen twice, which does no harm.
+        let opened = Journal::open_locked(journal_settings(&config.ledger, &places.journal, seq_floors), lock)?;
         let jobs_since = Moment::now().at.checked_sub(JOBS_KEPT_FOR).unwrap_or(Timestamp::MIN);
         let jobs_seen = ledger.jobs_seen(jobs_since, JOBS_MAX.saturating_mul(2))?;
         drop(ledger);
@@ -227,12 +227,12 @@ impl Books {
 }
 
 /// A reading command holds the journal while it applies it; a server that starts in that moment waits for it.
-fn open_journal(settings: &journal::Settings) -> Result<journal::Opened, JournalError> {
+fn lock_journal(directory: &Path) -> Result<journal::Lock, JournalError> {
     let begun = Moment::now().instant;
     loop {
-        match Journal::open(settings.clone()) {
+        match journal::Lock::of(directory) {
             Err(JournalError::InUse { .. }) if begun.elapsed() < IN_USE_PATIENCE => std::thread::sleep(LOOK_AGAIN),
-            opened => return opened,
+            locked => return locked,
         }
     }
 }

@@ -40,7 +40,7 @@ pub use verify::{Difference, Verified};
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The database file cannot be used.
-    #[error("cannot open ledger `{}`", path.display())]
+    #[error("cannot open ledger `{}`{}", path.display(), hint(source))]
     Open {
         /// The file.
         path: PathBuf,
@@ -162,6 +162,16 @@ impl LedgerError {
             Self::Statement(_) | Self::Journal(_) | Self::Unreadable { .. } => false,
             Self::Disagrees { .. } | Self::Behind { .. } => false,
         }
+    }
+}
+
+/// What may help to open a file.
+fn hint(error: &rusqlite::Error) -> &'static str {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+            "; whoever runs this must be able to write it and its folder, also to read"
+        }
+        _ => "",
     }
 }
 

@@ -18,6 +18,7 @@ use crate::record::Record;
 use crate::usage::{Outcome, Provenance};
 
 mod chain;
+mod gaps;
 mod jobs;
 
 const EVER: (Bucket, Bucket) = (Bucket::from_index(0), Bucket::from_index(i64::MAX));
