@@ -19,7 +19,7 @@ use crate::attribution::Attribution;
 use crate::attribution::keys::{Key, KeySet};
 use crate::config::{self, Config};
 use crate::journal::{self, Journal, JournalError};
-use crate::ledger::{Applier, Dimension, Ledger, LedgerError, Place};
+use crate::ledger::{Applier, Dimension, Ledger, LedgerError, Place, Retention};
 use crate::meter::{JOBS_KEPT_FOR, JOBS_MAX, Meter, Moment};
 use crate::metrics::{Limits, Metrics, MonthRow};
 use crate::period::Month;
@@ -205,7 +205,8 @@ impl Books {
         for intent in opened.open_intents {
             meter.close_orphan(intent, Moment::now());
         }
-        let applier = Applier::start(Arc::clone(&journal), &places.ledger, || {})?;
+        let retention = config.ledger.keep_records.map(|keep| Retention { keep, now: || Moment::now().at });
+        let applier = Applier::start(Arc::clone(&journal), &places.ledger, retention, || {})?;
         Ok(Self { places, journal, metrics, meter, applier: Arc::new(Mutex::new(Some(applier))) })
     }
 

@@ -28,13 +28,13 @@ use crate::journal::{self, JournalError};
 use crate::period::Bucket;
 use crate::record::{JobSeen, Record};
 
-pub use applier::Applier;
+pub use applier::{Applier, Retention};
 pub use buckets::{Counts, Dimension, Row};
 pub use catch_up::catch_up;
 pub use chain::Link;
 pub use keys::Key;
 pub use records::{Cursor, Filter};
-pub use verify::{Difference, Verified};
+pub use verify::{ChainEnd, Difference, Verified};
 
 /// Why the ledger cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +144,22 @@ pub enum LedgerError {
         /// The place.
         seq: u64,
     },
+    /// Records that do not add up are not removed because of their age.
+    #[error("old records stay, since they do not add up: {difference}; `tokenmeter verify` looks at all of them")]
+    Untrue {
+        /// What is not as it should be.
+        difference: Difference,
+    },
+    /// A backup cannot be written.
+    #[error("cannot {what} `{}`", path.display())]
+    BackUp {
+        /// What was tried.
+        what: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The server has not applied its journal in time.
     #[error("the server has not applied its journal within {} s; see its log, or try again", waited.as_secs())]
     Behind {
@@ -155,13 +171,15 @@ pub enum LedgerError {
 impl LedgerError {
     /// Whether the ledger, or the journal that it is fed by, is not what it was. A person must see to it.
     pub fn is_loss(&self) -> bool {
-        match self {
-            Self::Gone { .. } | Self::Emptied { .. } | Self::Replaced { .. } | Self::Deleted { .. } => true,
-            Self::Damaged { .. } | Self::Journal(JournalError::Broken { .. } | JournalError::TooNew { .. }) => true,
-            Self::Open { .. } | Self::TooNew { .. } | Self::NoData { .. } | Self::WrittenBack { .. } => false,
-            Self::Statement(_) | Self::Journal(_) | Self::Unreadable { .. } => false,
-            Self::Disagrees { .. } | Self::Behind { .. } => false,
-        }
+        matches!(
+            self,
+            Self::Gone { .. }
+                | Self::Emptied { .. }
+                | Self::Replaced { .. }
+                | Self::Deleted { .. }
+                | Self::Damaged { .. }
+                | Self::Journal(JournalError::Broken { .. } | JournalError::TooNew { .. })
+        )
     }
 }
 
@@ -265,6 +283,14 @@ impl Store {
             Self::Sqlite(store) => store.apply(batch),
         }
     }
+
+    /// Removes up to `limit` of the oldest records that ended before `before`, which begins a bucket; their buckets
+    /// stay. How many; 0: there are no more.
+    fn remove_before(&mut self, before: Timestamp, limit: usize) -> Result<usize, LedgerError> {
+        match self {
+            Self::Sqlite(store) => store.remove_before(before, limit),
+        }
+    }
 }
 
 /// A connection to read by, and to change keys by. Records are written by the [`Applier`] alone.
@@ -310,11 +336,26 @@ impl Ledger {
         }
     }
 
-    /// Recomputes buckets and totals from the records, and looks for gaps and damage. All in one view of the ledger,
-    /// also while a server writes.
+    /// Writes a copy of the ledger as it is now to the new file `to`. The copy is whole and lasting before it has that
+    /// name. Records go on being applied meanwhile. What the copy holds: how far each node's records go.
+    pub fn back_up(&self, to: &Path) -> Result<Vec<ChainEnd>, LedgerError> {
+        match &self.store {
+            Store::Sqlite(store) => store.back_up(to),
+        }
+    }
+
+    /// Recomputes buckets and totals from the records, and looks for gaps, changes and damage. All in one view of the
+    /// ledger, also while a server writes.
     pub fn verify(&self) -> Result<Result<Verified, Difference>, LedgerError> {
         match &self.store {
             Store::Sqlite(store) => store.verify(),
+        }
+    }
+
+    /// Records that ended before this were removed because of their age; their sums are kept. `None`: none were.
+    pub fn removed_before(&self) -> Result<Option<Timestamp>, LedgerError> {
+        match &self.store {
+            Store::Sqlite(store) => store.removed_before(),
         }
     }
 

@@ -10,7 +10,7 @@ const BYTES_MIN: u64 = 1 << 20;
 /// What is kept for each call in flight: its record with a long usage object.
 const RECORD_BYTES: u64 = 2 << 10;
 /// Written at once.
-const BLOCK_BYTES: u64 = 8 << 10;
+const BLOCK_BYTES: usize = 8 << 10;
 
 #[derive(Debug)]
 pub(super) struct Ballast {
@@ -51,8 +51,8 @@ impl Ballast {
         *self.is_given_up() = false;
         let written = File::create(&self.anew).and_then(|mut file| {
             // Real bytes, and no zeros: a file system may keep neither holes nor zeros on the disk.
-            let block = [0xa5_u8; BLOCK_BYTES as usize];
-            for _ in 0..bytes_for(calls) / BLOCK_BYTES {
+            let block = [0xa5_u8; BLOCK_BYTES];
+            for _ in 0..bytes_for(calls) / BLOCK_BYTES as u64 {
                 // Held for one block: a record that needs the space waits no longer, and then nobody takes it away again.
                 let is_given_up = self.is_given_up();
                 if *is_given_up {

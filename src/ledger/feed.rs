@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
+
 use super::{LedgerError, Place, Store};
 use crate::ids::NodeId;
 use crate::journal::{self, Frame, JournalError, Kind, Limits, Position, Reader};
@@ -126,6 +128,11 @@ impl Feed {
             self.reader = Reader::open(&self.directory, self.position)?;
         }
         outcome
+    }
+
+    /// Removes up to `limit` records that ended before `before`. How many; 0: there are no more.
+    pub(super) fn remove_before(&mut self, before: Timestamp, limit: usize) -> Result<usize, LedgerError> {
+        self.store.remove_before(before, limit)
     }
 
     fn try_step(&mut self) -> Result<Step, LedgerError> {
