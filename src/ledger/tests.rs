@@ -57,6 +57,8 @@ impl Data {
     }
 
     fn feed(&self) -> Feed {
+        // A ledger comes before its journal.
+        drop(self.ledger());
         Feed::open(&self.place(), &self.journal_directory()).unwrap()
     }
 
