@@ -20,7 +20,7 @@ use crate::attribution::Attribution;
 use crate::attribution::keys::KeySet;
 use crate::config::{self, Config};
 use crate::journal::{self, Journal, JournalError};
-use crate::ledger::{Applier, Dimension, Ledger, LedgerError, Place};
+use crate::ledger::{Applier, Dimension, Ledger, LedgerError, Place, Retention};
 use crate::meter::{JOBS_KEPT_FOR, JOBS_MAX, Meter, Moment};
 use crate::metrics::{Limits, Metrics};
 use crate::period::Month;
@@ -62,6 +62,12 @@ impl Places {
             None => Place::Sqlite(directory.join("ledger.db")),
         };
         Self { journal: directory.join("journal"), ledger: place, keys_copy: directory.join("keys.json") }
+    }
+
+    /// The ledger; made where nothing was kept here before.
+    pub fn ledger(&self) -> Result<Ledger, LedgerError> {
+        self.ledger.check(&self.journal)?;
+        Ledger::open(&self.ledger)
     }
 }
 
@@ -183,7 +189,9 @@ impl Books {
         let places = Places::of(&config.ledger);
         std::fs::create_dir_all(&config.ledger.directory)
             .with_context(|| format!("cannot make `{}` (`ledger.directory`)", config.ledger.directory.display()))?;
-        let mut ledger = unless_away(&places.ledger, Ledger::open(&places.ledger))?;
+        // Behind the journal's lock nobody else applies or removes any more, and no other server's ledger is migrated.
+        let lock = lock_journal(&places.journal)?;
+        let mut ledger = unless_away(&places.ledger, places.ledger())?;
         let seq_floors = match &ledger {
             Some(open) => unless_away(&places.ledger, open.last_seqs())?,
             None => None,
@@ -191,9 +199,7 @@ impl Books {
         if seq_floors.is_none() {
             ledger = None;
         }
-        let opened = open_journal(&journal_settings(&config.ledger, &places.journal, seq_floors)?)?;
-        // Behind the journal's lock nobody else applies or removes any more: what another process did before is in the
-        // ledger, and perhaps seen twice, which does no harm.
+        let opened = Journal::open_locked(journal_settings(&config.ledger, &places.journal, seq_floors)?, lock)?;
         let jobs_since = Moment::now().at.checked_sub(JOBS_KEPT_FOR).unwrap_or(Timestamp::MIN);
         let jobs_seen = match &ledger {
             Some(open) => unless_away(&places.ledger, open.jobs_seen(jobs_since, JOBS_MAX.saturating_mul(2)))?,
@@ -207,7 +213,8 @@ impl Books {
             Meter::start(Arc::clone(&journal), prices, Arc::clone(&metrics)).context("cannot start a thread")?;
         meter.remember(jobs_seen.into_iter().flatten().chain(opened.jobs_seen));
         // Before the first record: a name that another process has must not get a second order of records.
-        let applier = start_applier(&journal, &places.ledger)?;
+        let retention = config.ledger.keep_records.map(|keep| Retention { keep, now: || Moment::now().at });
+        let applier = start_applier(&journal, &places.ledger, retention)?;
         let orphans = opened.open_intents.len();
         if orphans > 0 {
             tracing::warn!(
@@ -254,10 +261,10 @@ fn unless_away<T>(place: &Place, said: Result<T, LedgerError>) -> Result<Option<
 }
 
 /// A process that was just killed, or cut off, may still be known to the ledger.
-fn start_applier(journal: &Arc<Journal>, place: &Place) -> Result<Applier, LedgerError> {
+fn start_applier(journal: &Arc<Journal>, place: &Place, retention: Option<Retention>) -> Result<Applier, LedgerError> {
     let begun = Moment::now().instant;
     loop {
-        match Applier::start(Arc::clone(journal), place, || {}) {
+        match Applier::start(Arc::clone(journal), place, retention, || {}) {
             Err(LedgerError::NodeTaken { .. }) if begun.elapsed() < NODE_PATIENCE => std::thread::sleep(LOOK_AGAIN),
             started => return started,
         }
@@ -265,12 +272,12 @@ fn start_applier(journal: &Arc<Journal>, place: &Place) -> Result<Applier, Ledge
 }
 
 /// A reading command holds the journal while it applies it; a server that starts in that moment waits for it.
-fn open_journal(settings: &journal::Settings) -> Result<journal::Opened, JournalError> {
+fn lock_journal(directory: &Path) -> Result<journal::Lock, JournalError> {
     let begun = Moment::now().instant;
     loop {
-        match Journal::open(settings.clone()) {
+        match journal::Lock::of(directory) {
             Err(JournalError::InUse { .. }) if begun.elapsed() < IN_USE_PATIENCE => std::thread::sleep(LOOK_AGAIN),
-            opened => return opened,
+            locked => return locked,
         }
     }
 }
@@ -352,7 +359,7 @@ impl Facts for Live {
         let by = dimensions(by).map_err(ReportError::Asked)?;
         // One at a time: each is a connection of its own.
         let _alone = self.reporting.lock().unwrap_or_else(PoisonError::into_inner);
-        let ledger = Ledger::open(&self.books.places.ledger).map_err(failed)?;
+        let ledger = self.books.places.ledger().map_err(failed)?;
         let settings = report::Settings { timezone: self.zone.clone() };
         MonthReport::read(&ledger, month, &settings, &by).map_err(failed)
     }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -21,6 +22,7 @@ use crate::config::reader::{Document, Section};
 use crate::config::secrets::Secrets;
 use crate::ids::{DepartmentId, NodeId, TeamId};
 use crate::ledger::PostgresSettings;
+use crate::meter::JOBS_KEPT_FOR;
 use crate::problem::Problem;
 use crate::proxy::{self, OnFailure};
 use crate::wires::{self, Wire};
@@ -65,6 +67,8 @@ pub struct Ledger {
     pub directory: PathBuf,
     /// What a record survives.
     pub durability: Durability,
+    /// How long records are kept, beside their sums; `None`: for ever.
+    pub keep_records: Option<SignedDuration>,
     /// This process's name in records; `None`: one is made and kept in the directory.
     pub node: Option<NodeId>,
     /// The shared ledger; `None`: the embedded one, or nobody wants the ledger.
@@ -72,6 +76,9 @@ pub struct Ledger {
     /// How long a journal segment is kept after the ledger has it.
     pub journal_keep: Duration,
 }
+
+/// The shortest time that records can be kept: for so long they say which background jobs were counted.
+const KEEP_DAYS_MIN: u64 = JOBS_KEPT_FOR.as_hours().unsigned_abs() / 24;
 
 /// What a record survives.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -250,11 +257,22 @@ fn read_ledger(section: &Section<'_>, secrets: Secrets<'_>) -> Ledger {
         section.problem("directory", "is not a path", "name a directory; the default is \"data\"");
     }
     let hours = if section.has("postgres_url_env") { POSTGRES_KEEP_HOURS } else { 0 };
+    if section.has("postgres_url_env") && section.has("keep_records_days") {
+        section.problem(
+            "keep_records_days",
+            "is given beside `postgres_url_env`",
+            "remove it: records in PostgreSQL are kept for ever",
+        );
+    }
     let ledger = Ledger {
         directory: PathBuf::from(directory),
         durability: section
             .choice("durability", &[("process", Durability::Process), ("power", Durability::Power)])
             .unwrap_or_default(),
+        keep_records: section.has("keep_records_days").then(|| {
+            let days = section.whole("keep_records_days", KEEP_DAYS_MIN, KEEP_DAYS_MIN..=36_500);
+            SignedDuration::from_hours(i64::try_from(days).unwrap_or(i64::MAX).saturating_mul(24))
+        }),
         node: section.id("node", NodeId::parse),
         postgres: read_postgres(section, secrets),
         journal_keep: Duration::from_hours(section.whole("journal_keep_hours", hours, 0..=8_760)),

@@ -20,6 +20,8 @@ use crate::usage::TokenCounts;
 
 /// How often keys and month gauges are looked after: a key made beside the server works within this time.
 const LOOK_AFTER: Duration = Duration::from_millis(250);
+/// How long a ledger that was moved stays open before it is opened anew: the applier is first to look at what is there.
+const REOPEN_AFTER: Duration = Duration::from_secs(2);
 /// How often a failure that goes on is logged.
 const LOG_AGAIN: Duration = Duration::from_secs(30);
 /// How often a ledger of many servers is asked what the others did.
@@ -38,6 +40,7 @@ impl Keeper {
     pub(super) fn start(books: &Books, keys: Arc<KeySet>, zone: TimeZone) -> anyhow::Result<Self> {
         let mut kept = Kept {
             ledger: None,
+            misplaced_at: None,
             books: books.clone(),
             keys,
             zone,
@@ -61,7 +64,10 @@ impl Keeper {
                     logged_at = None;
                     continue;
                 };
-                kept.ledger = None;
+                // A file that is open may be all that is left of it; a connection to elsewhere is not.
+                if kept.books.places.ledger.may_be_away() {
+                    kept.ledger = None;
+                }
                 if logged_at.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
@@ -85,6 +91,8 @@ impl Keeper {
 struct Kept {
     /// `None` after a failure: the next look opens it again.
     ledger: Option<Ledger>,
+    /// Since when the ledger is not the one that is there.
+    misplaced_at: Option<Instant>,
     books: Books,
     keys: Arc<KeySet>,
     zone: TimeZone,
@@ -100,12 +108,26 @@ struct Kept {
 impl Kept {
     fn open(&mut self) -> Result<&mut Self, LedgerError> {
         if self.ledger.is_none() {
-            self.ledger = Some(Ledger::open(&self.books.places.ledger)?);
+            self.ledger = Some(self.books.places.ledger()?);
         }
         Ok(self)
     }
 
+    /// Opens the ledger anew once it was put back. While calls are refused for it, nobody knows what the file there is.
+    fn reopen(&mut self) -> Result<(), LedgerError> {
+        if self.ledger.as_ref().is_none_or(Ledger::is_in_place) {
+            self.misplaced_at = None;
+            return Ok(());
+        }
+        let since = *self.misplaced_at.get_or_insert_with(|| Moment::now().instant);
+        if since.elapsed() >= REOPEN_AFTER && self.books.journal.failure().is_none() {
+            self.ledger = Some(self.books.places.ledger()?);
+        }
+        Ok(())
+    }
+
     fn look(&mut self) -> Result<(), LedgerError> {
+        self.reopen()?;
         self.open()?.load_keys()?;
         self.ask_others()?;
         self.show_month()
@@ -134,9 +156,10 @@ impl Kept {
 
     /// The keys as the ledger last told them, where it does not now.
     fn load_copy(&mut self) -> Result<(), CopyError> {
-        match read_copy(&self.books.places.keys_copy)? {
-            Some(keys) => self.set_keys(keys),
-            None => tracing::error!("the ledger is away and there is no copy of its keys; not ready before it is back"),
+        if let Some(keys) = read_copy(&self.books.places.keys_copy)? {
+            self.set_keys(keys);
+        } else {
+            tracing::error!("the ledger is away and there is no copy of its keys; not ready before it is back");
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 mod apply;
 mod buckets;
 mod connection;
+mod gaps;
 mod jobs;
 mod keys;
 mod migrations;
