@@ -269,10 +269,9 @@ fn read_ledger(section: &Section<'_>, secrets: Secrets<'_>) -> Ledger {
         durability: section
             .choice("durability", &[("process", Durability::Process), ("power", Durability::Power)])
             .unwrap_or_default(),
-        keep_records: section.has("keep_records_days").then(|| {
-            let days = section.whole("keep_records_days", KEEP_DAYS_MIN, KEEP_DAYS_MIN..=36_500);
-            SignedDuration::from_hours(i64::try_from(days).unwrap_or(i64::MAX).saturating_mul(24))
-        }),
+        keep_records: section
+            .whole_if_set("keep_records_days", KEEP_DAYS_MIN..=36_500, "without it they are kept for ever")
+            .map(|days| SignedDuration::from_hours(days.cast_signed().saturating_mul(24))),
         node: section.id("node", NodeId::parse),
         postgres: read_postgres(section, secrets),
         journal_keep: Duration::from_hours(section.whole("journal_keep_hours", hours, 0..=8_760)),

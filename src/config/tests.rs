@@ -111,6 +111,7 @@ prxy = "x"
 
 [ledger]
 durability = "forever"
+keep_records_days = 30
 
 [report]
 timezone = "Mars/Olympus"
@@ -145,31 +146,33 @@ sha256 = "abc"
         known: admin, proxy
     t.toml:8: `ledger.durability` is "forever"
         known: process, power
-    t.toml:11: `report.timezone` is "Mars/Olympus", which is no time zone known here
+    t.toml:9: `ledger.keep_records_days` is 30
+        must be from 60 to 36500; without it they are kept for ever
+    t.toml:12: `report.timezone` is "Mars/Olympus", which is no time zone known here
         use an IANA name such as "UTC", "Asia/Shanghai" or "America/New_York"
-    t.toml:14: `upstream.name` is "v1", with which API paths begin
+    t.toml:15: `upstream.name` is "v1", with which API paths begin
         choose another name; reserved: api, model, v1, v1beta, v2
-    t.toml:15: `upstream.wire` is "opnai"
+    t.toml:16: `upstream.wire` is "opnai"
         known: openai, anthropic, gemini
-    t.toml:16: `upstream.base_url` is "ftp://example.com", which does not begin with http:// or https:// and a host
+    t.toml:17: `upstream.base_url` is "ftp://example.com", which does not begin with http:// or https:// and a host
         write scheme, host and perhaps a path: "https://api.openai.com"
-    t.toml:17: `upstream.api_key` is unknown
+    t.toml:18: `upstream.api_key` is unknown
         a secret is not written here; name where it is with `api_key_env` or `api_key_file`
-    t.toml:18: `upstream.head_timeout_secs` is 0
+    t.toml:19: `upstream.head_timeout_secs` is 0
         must be from 1 to 86400; the default is 600
-    t.toml:20: `upstream.base_url` is missing
+    t.toml:21: `upstream.base_url` is missing
         write the provider's address, such as "https://api.openai.com"
-    t.toml:23: `upstream.api_key_env` names the variable `NOT_THERE`, which is not set
+    t.toml:24: `upstream.api_key_env` names the variable `NOT_THERE`, which is not set
         set the variable for this process, or name the one that holds the secret
-    t.toml:24: `upstream.unmetered` is true
+    t.toml:25: `upstream.unmetered` is true
         must be a text in quotes
-    t.toml:30: `team.id` is "bad id", which is no id
+    t.toml:31: `team.id` is "bad id", which is no id
         must be 1 to 64 characters of a-z, A-Z, 0-9, `.`, `_`, `-`, and start with a letter or digit
-    t.toml:31: `team.department` is "sles", which is no configured department
+    t.toml:32: `team.department` is "sles", which is no configured department
         add a `[[department]]` with that id; known: sales
-    t.toml:34: `key.team` is "bot", which is no configured team
+    t.toml:35: `key.team` is "bot", which is no configured team
         add a `[[team]]` with that id; known: 
-    t.toml:35: `key.sha256` is not 64 hexadecimal digits
+    t.toml:36: `key.sha256` is not 64 hexadecimal digits
         make a key with `tokenmeter keys new`, or write the SHA-256 of the whole key as 64 hexadecimal digits
     "#);
 }
