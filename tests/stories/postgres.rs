@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -165,9 +166,9 @@ async fn postgres_killed_ten_times_under_load_loses_no_record_and_doubles_none()
     for round in 0..10 {
         load.answers(25).await;
         if round % 2 == 0 {
-            cluster.kill()
+            cluster.kill();
         } else {
-            cluster.stop_at_once()
+            cluster.stop_at_once();
         }
         load.answers(10).await;
         cluster.restart();
@@ -188,7 +189,7 @@ async fn postgres_away_for_a_minute_is_noticed_by_no_call_and_drained_behind() {
     load.answers(20).await;
     cluster.stop_at_once();
     let away = Instant::now();
-    while away.elapsed() < Duration::from_secs(60) {
+    while away.elapsed() < Duration::from_mins(1) {
         load.answers(10).await;
     }
     assert!(stand.metric("tokenmeter_ledger_lag_seconds", &[]).await > 30.0);
@@ -372,6 +373,19 @@ async fn a_server_that_starts_without_postgres_serves_and_gives_no_place_twice()
     lag_ends(&stand).await;
     assert_whole(&stand, known + 4);
     assert_eq!(stand.records().last().unwrap()["node"], "fra");
+}
+
+#[tokio::test]
+async fn many_that_start_at_once_make_one_schema() {
+    let cluster = Cluster::start();
+    let stand = stopped(&cluster, "");
+    let begin = || stand.command(&["keys", "list"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let commands: Vec<_> = (0..6).map(|_| begin()).collect();
+    for command in commands {
+        let output = command.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8(output.stderr).unwrap());
+    }
+    assert_eq!(cluster.sql("usage", "SELECT COUNT(*), MAX(version) FROM tokenmeter.schema_version"), "1|1");
 }
 
 #[tokio::test]
