@@ -232,6 +232,8 @@ impl Books {
         let places = Places::of(&config.ledger);
         journal::make_directory(&config.ledger.directory)
             .with_context(|| format!("cannot make `{}` (`ledger.directory`)", config.ledger.directory.display()))?;
+        // Behind the journal's lock nobody else applies or removes any more, and no other server's ledger is migrated.
+        let lock = lock_journal(&places.journal)?;
         let mut ledger = unless_away(&places.ledger, places.ledger())?;
         let seq_floors = match &ledger {
             Some(open) => unless_away(&places.ledger, open.last_seqs())?,
@@ -240,9 +242,7 @@ impl Books {
         if seq_floors.is_none() {
             ledger = None;
         }
-        let opened = open_journal(&journal_settings(&config.ledger, &places.journal, seq_floors)?)?;
-        // Behind the journal's lock nobody else applies or removes any more: what another process did before is in the
-        // ledger, and perhaps seen twice, which does no harm.
+        let opened = Journal::open_locked(journal_settings(&config.ledger, &places.journal, seq_floors)?, lock)?;
         let jobs_since = Moment::now().at.checked_sub(JOBS_KEPT_FOR).unwrap_or(Timestamp::MIN);
         let jobs_seen = match &ledger {
             Some(open) => unless_away(&places.ledger, open.jobs_seen(jobs_since, JOBS_MAX.saturating_mul(2)))?,
@@ -256,7 +256,8 @@ impl Books {
             Meter::start(Arc::clone(&journal), prices, Arc::clone(&metrics)).context("cannot start a thread")?;
         meter.remember(jobs_seen.into_iter().flatten().chain(opened.jobs_seen));
         // Before the first record: a name that another process has must not get a second order of records.
-        let applier = start_applier(&journal, config, &places.ledger)?;
+        let retention = config.ledger.keep_records.map(|keep| Retention { keep, now: || Moment::now().at });
+        let applier = start_applier(&journal, &places.ledger, retention)?;
         let orphans = opened.open_intents.len();
         if orphans > 0 {
             tracing::warn!(
@@ -305,8 +306,7 @@ fn unless_away<T>(place: &Place, said: Result<T, LedgerError>) -> Result<Option<
 }
 
 /// A process that was just killed, or cut off, may still be known to the ledger.
-fn start_applier(journal: &Arc<Journal>, config: &Config, place: &Place) -> Result<Applier, LedgerError> {
-    let retention = config.ledger.keep_records.map(|keep| Retention { keep, now: || Moment::now().at });
+fn start_applier(journal: &Arc<Journal>, place: &Place, retention: Option<Retention>) -> Result<Applier, LedgerError> {
     let begun = Moment::now().instant;
     loop {
         match Applier::start(Arc::clone(journal), place, retention, || {}) {
@@ -317,12 +317,12 @@ fn start_applier(journal: &Arc<Journal>, config: &Config, place: &Place) -> Resu
 }
 
 /// A reading command holds the journal while it applies it; a server that starts in that moment waits for it.
-fn open_journal(settings: &journal::Settings) -> Result<journal::Opened, JournalError> {
+fn lock_journal(directory: &Path) -> Result<journal::Lock, JournalError> {
     let begun = Moment::now().instant;
     loop {
-        match Journal::open(settings.clone()) {
+        match journal::Lock::of(directory) {
             Err(JournalError::InUse { .. }) if begun.elapsed() < IN_USE_PATIENCE => std::thread::sleep(LOOK_AGAIN),
-            opened => return opened,
+            locked => return locked,
         }
     }
 }

@@ -238,13 +238,13 @@ impl Journal {
     /// Opens or begins the journal of `settings.directory`, cuts off a torn tail, and starts a new segment: a position
     /// that was handed out before never comes to mean something else.
     pub fn open(settings: Settings) -> Result<Opened, JournalError> {
+        let lock = Lock::of(&settings.directory)?;
+        Self::open_locked(settings, lock)
+    }
+
+    /// The same for who has taken the folder's lock already.
+    pub fn open_locked(settings: Settings, lock: Lock) -> Result<Opened, JournalError> {
         let Settings { directory, durability, segment_bytes_max, bytes_max, keep, node, seq_floors } = settings;
-        make_directory(&directory).map_err(|source| JournalError::Io {
-            what: "make",
-            path: directory.clone(),
-            source,
-        })?;
-        let lock = Lock::take(&directory)?.ok_or_else(|| JournalError::InUse { directory: directory.clone() })?;
         let mut found = recover::recover(&directory, &seq_floors)?;
         found.make_lasting(&directory)?;
         let node = match node.or_else(|| found.node.take()) {
@@ -446,6 +446,13 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// Makes the journal's folder where there is none, and takes its lock. An error where another process has it.
+    pub fn of(directory: &Path) -> Result<Self, JournalError> {
+        let failed = |source| JournalError::Io { what: "make", path: directory.to_owned(), source };
+        make_directory(directory).map_err(failed)?;
+        Self::take(directory)?.ok_or_else(|| JournalError::InUse { directory: directory.to_owned() })
+    }
+
     /// Takes it; `None` where another process has it.
     pub fn take(directory: &Path) -> Result<Option<Self>, JournalError> {
         let path = directory.join("lock");

@@ -14,7 +14,7 @@ mod records;
 mod sqlite;
 mod verify;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -44,7 +44,7 @@ pub use verify::{ChainEnd, Difference, Verified};
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The database file cannot be used.
-    #[error("cannot open ledger `{}`", path.display())]
+    #[error("cannot open ledger `{}`{}", path.display(), hint(source))]
     Open {
         /// The file.
         path: PathBuf,
@@ -163,6 +163,9 @@ pub enum LedgerError {
         /// Its encoding.
         encoding: String,
     },
+    /// What copies a file copies no server.
+    #[error("a ledger in PostgreSQL is backed up by PostgreSQL's own means, such as pg_dump or pg_basebackup")]
+    NoBackup,
     /// The operating system gave no means to wait for PostgreSQL.
     #[error("cannot prepare to connect to PostgreSQL")]
     Thread {
@@ -225,43 +228,59 @@ pub enum LedgerError {
 }
 
 impl LedgerError {
-    /// Whether the ledger, or the journal that it is fed by, is not what it was. A person must see to it.
-    pub fn is_loss(&self) -> bool {
-        match self {
-            Self::Gone { .. } | Self::Emptied { .. } | Self::Replaced { .. } | Self::Deleted { .. } => true,
-            Self::Damaged { .. } | Self::Journal(JournalError::Broken { .. } | JournalError::TooNew { .. }) => true,
-            Self::Open { .. } | Self::TooNew { .. } | Self::NoData { .. } | Self::WrittenBack { .. } => false,
-            Self::Statement(_) | Self::Journal(_) | Self::Unreadable { .. } => false,
-            Self::Disagrees { .. } | Self::Behind { .. } => false,
-            Self::Postgres(_) | Self::Closed | Self::Silent { .. } | Self::Thread { .. } | Self::Moved { .. } => false,
-            Self::Tls { .. } | Self::CaFile { .. } | Self::Encoding { .. } | Self::NodeTaken { .. } => false,
-            Self::Untrue { .. } | Self::BackUp { .. } => false,
-        }
-    }
-
     /// Whether waiting does not mend it: somebody has to do something.
     pub fn is_final(&self) -> bool {
         match self {
             Self::Open { .. }
             | Self::TooNew { .. }
             | Self::NoData { .. }
+            | Self::Gone { .. }
+            | Self::Emptied { .. }
+            | Self::Replaced { .. }
+            | Self::Deleted { .. }
+            | Self::Damaged { .. }
             | Self::Unreadable { .. }
             | Self::Disagrees { .. }
             | Self::Tls { .. }
             | Self::CaFile { .. }
             | Self::Encoding { .. }
+            | Self::NoBackup
+            | Self::Untrue { .. }
+            | Self::BackUp { .. }
             | Self::NodeTaken { .. } => true,
-            Self::Gone { .. } | Self::Emptied { .. } | Self::Replaced { .. } | Self::Deleted { .. } => true,
-            Self::Damaged { .. } | Self::WrittenBack { .. } | Self::Untrue { .. } | Self::BackUp { .. } => true,
             Self::Statement(_)
             | Self::Postgres(_)
             | Self::Closed
             | Self::Silent { .. }
             | Self::Thread { .. }
             | Self::Moved { .. }
+            | Self::WrittenBack { .. }
             | Self::Journal(_)
             | Self::Behind { .. } => false,
         }
+    }
+
+    /// Whether the ledger, or the journal that it is fed by, is not what it was. A person must see to it.
+    pub fn is_loss(&self) -> bool {
+        matches!(
+            self,
+            Self::Gone { .. }
+                | Self::Emptied { .. }
+                | Self::Replaced { .. }
+                | Self::Deleted { .. }
+                | Self::Damaged { .. }
+                | Self::Journal(JournalError::Broken { .. } | JournalError::TooNew { .. })
+        )
+    }
+}
+
+/// What may help to open a file.
+fn hint(error: &rusqlite::Error) -> &'static str {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+            "; whoever runs this must be able to write it and its folder, also to read"
+        }
+        _ => "",
     }
 }
 
@@ -345,7 +364,7 @@ impl Store {
 
     /// The same, to write records of `nodes`, which nobody else may meanwhile. A file has one journal beside it, whose
     /// lock is enough.
-    fn open_to_write(place: &Place, nodes: &BTreeMap<NodeId, u64>) -> Result<Self, LedgerError> {
+    fn open_to_write(place: &Place, nodes: &BTreeSet<NodeId>) -> Result<Self, LedgerError> {
         match place {
             Place::Sqlite(_) => Self::open(place),
             Place::Postgres(settings) => Ok(Self::Postgres(Box::new(Postgres::open_to_write(settings, nodes)?))),
@@ -397,6 +416,7 @@ impl Store {
     fn remove_before(&mut self, before: Timestamp, limit: usize) -> Result<usize, LedgerError> {
         match self {
             Self::Sqlite(store) => store.remove_before(before, limit),
+            // The configuration asks for it nowhere.
             Self::Postgres(_) => Ok(0),
         }
     }
@@ -428,7 +448,7 @@ impl Ledger {
     pub fn unmetered_requests(&self, first: Bucket, end: Bucket) -> Result<u64, LedgerError> {
         match &self.store {
             Store::Sqlite(store) => store.unmetered_requests(first, end),
-            Store::Postgres(_) => Ok(0),
+            Store::Postgres(store) => store.unmetered_requests(first, end),
         }
     }
 
@@ -453,7 +473,7 @@ impl Ledger {
     pub fn back_up(&self, to: &Path) -> Result<Vec<ChainEnd>, LedgerError> {
         match &self.store {
             Store::Sqlite(store) => store.back_up(to),
-            Store::Postgres(_) => Ok(Vec::new()),
+            Store::Postgres(_) => Err(LedgerError::NoBackup),
         }
     }
 

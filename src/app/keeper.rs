@@ -64,7 +64,10 @@ impl Keeper {
                     logged_at = None;
                     continue;
                 };
-                kept.ledger = None;
+                // A file that is open may be all that is left of it; a connection to elsewhere is not.
+                if kept.books.places.ledger.may_be_away() {
+                    kept.ledger = None;
+                }
                 if logged_at.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
@@ -153,9 +156,10 @@ impl Kept {
 
     /// The keys as the ledger last told them, where it does not now.
     fn load_copy(&mut self) -> Result<(), CopyError> {
-        match read_copy(&self.books.places.keys_copy)? {
-            Some(keys) => self.set_keys(keys),
-            None => tracing::error!("the ledger is away and there is no copy of its keys; not ready before it is back"),
+        if let Some(keys) = read_copy(&self.books.places.keys_copy)? {
+            self.set_keys(keys);
+        } else {
+            tracing::error!("the ledger is away and there is no copy of its keys; not ready before it is back");
         }
         Ok(())
     }

@@ -178,6 +178,18 @@ sha256 = "abc"
 }
 
 #[test]
+fn what_cannot_be_recorded_is_refused_unless_told_to_pass() {
+    let on_failure = |text: &str| config(format!("{text}{UPSTREAM}")).unwrap().proxy.on_failure;
+    assert_eq!(on_failure(""), OnFailure::Refuse);
+    assert_eq!(on_failure("[ledger]\non_failure = \"refuse\"\n"), OnFailure::Refuse);
+    assert_eq!(on_failure("[ledger]\non_failure = \"pass\"\n"), OnFailure::Pass);
+    insta::assert_snapshot!(problems(&format!("[ledger]\non_failure = \"ignore\"\n{UPSTREAM}")), @r#"
+    t.toml:2: `ledger.on_failure` is "ignore"
+        known: refuse, pass
+    "#);
+}
+
+#[test]
 fn a_file_that_is_no_toml_says_where() {
     insta::assert_snapshot!(problems("[listen]\nproxy = \n[[upstream]\nname = 'a"), @r#"
     t.toml:2: is not TOML: string values must be quoted, expected literal string
@@ -447,8 +459,16 @@ fn a_shared_ledger_is_named_by_its_variable_and_never_shown() {
         assert!(!format!("{config:?}").contains("s3cret"));
     }
     let error = |text: &str| read(text, Wanted::All).map(|_| ()).unwrap_err()[0].to_string();
-    insta::assert_snapshot!(error("[ledger]\npostgres_url_env = \"BAD\""), @"");
-    insta::assert_snapshot!(error("[ledger]\npostgres_ca_file = \"Cargo.toml\""), @"");
-    let ca_alone = error("[ledger]\npostgres_url_env = \"UNSET\"");
-    assert!(ca_alone.contains("`UNSET`, which is not set"), "{ca_alone}");
+    insta::assert_snapshot!(error("[ledger]\npostgres_url_env = \"BAD\""), @r"
+    t.toml:2: `ledger.postgres_url_env` names the variable `BAD`, whose URL has an sslmode that is none of disable, require and verify-full
+        write postgres://user:password@host:5432/database?sslmode=verify-full
+    ");
+    insta::assert_snapshot!(error("[ledger]\npostgres_ca_file = \"Cargo.toml\""), @r"
+    t.toml:2: `ledger.postgres_ca_file` names Cargo.toml, from which no certificate can be read
+        name a PEM file of certificate authorities, readable by this process
+    ");
+    let unset = error("[ledger]\npostgres_url_env = \"UNSET\"");
+    assert!(unset.contains("`UNSET`, which is not set"), "{unset}");
+    let aged = error("[ledger]\npostgres_url_env = \"URL\"\nkeep_records_days = 90");
+    assert!(aged.contains("records in PostgreSQL are kept for ever"), "{aged}");
 }

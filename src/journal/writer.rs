@@ -362,7 +362,8 @@ impl Writer {
 
     /// Whether the ballast is too small for the calls that are open.
     pub(super) fn is_ballast_short(&self) -> bool {
-        self.ballast.is_short_for(self.active().open.len())
+        let calls = self.active().open.len();
+        self.ballast.is_short_for(calls)
     }
 
     /// Reads back what was appended, takes back what is half, and goes on in a new segment: whatever failed, nothing

@@ -22,7 +22,7 @@ pub fn catch_up(journal: &Path, ledger: &Place, wait: Duration) -> Result<(), Le
     if let Some(lock) = Lock::take(journal)? {
         let seq_floors = store.applied()?.into_iter().map(|(node, applied)| (node, applied.last_seq)).collect();
         lock.cut_torn_tail(journal, &seq_floors)?;
-        let mut feed = Feed::open(ledger, journal)?;
+        let mut feed = open_feed(ledger, journal, wait)?;
         while feed.step()?.frames > 0 {}
         return Ok(());
     }
@@ -36,6 +36,17 @@ pub fn catch_up(journal: &Path, ledger: &Place, wait: Duration) -> Result<(), Le
         thread::sleep(LOOK_AGAIN);
     }
     Ok(())
+}
+
+/// A server that was just stopped may still be known to a shared ledger.
+fn open_feed(ledger: &Place, journal: &Path, wait: Duration) -> Result<Feed, LedgerError> {
+    let begun = Instant::now();
+    loop {
+        match Feed::open(ledger, journal) {
+            Err(LedgerError::NodeTaken { .. }) if begun.elapsed() < wait => thread::sleep(LOOK_AGAIN),
+            opened => return opened,
+        }
+    }
 }
 
 /// The node and seq of the last record after `from` that is there now.

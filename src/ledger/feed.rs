@@ -33,10 +33,10 @@ pub(super) struct Batch {
     pub(super) node: NodeId,
     /// In the order of their seqs.
     pub(super) records: Vec<Record>,
-    /// The node's last seq before them.
-    pub(super) last_seq_before: u64,
     /// Calls of that node that have no record.
     pub(super) gaps: Vec<Gap>,
+    /// The node's last seq before them.
+    pub(super) last_seq_before: u64,
     /// How far the journal is applied with the records; to be kept with them, where there is one.
     pub(super) after: Applied,
 }
@@ -67,13 +67,14 @@ impl Feed {
     pub(super) fn open(place: &Place, directory: &Path) -> Result<Self, LedgerError> {
         place.check(directory)?;
         let nodes = journal::nodes(directory)?;
-        let store = Store::open_to_write(place, &nodes)?;
+        let store = Store::open_to_write(place, &nodes.keys().cloned().collect())?;
         let applied = store.applied()?;
-        // A node's first segment begins behind what was applied and removed. A ledger that never heard of it is another.
+        // A node's first segment begins behind what was applied and removed. A file that never heard of it is another. A
+        // database may be a standby's, and no reason to refuse calls.
         for (node, first) in &nodes {
-            if *first > 1 && !applied.contains_key(node) {
-                let (node, applied) = (node.clone(), first.saturating_sub(1));
-                return Err(LedgerError::Emptied { node, applied, journal: directory.to_owned() });
+            if *first > 1 && !applied.contains_key(node) && !place.may_be_away() {
+                let (applied, journal) = (first.saturating_sub(1), directory.to_owned());
+                return Err(LedgerError::Emptied { node: node.clone(), applied, journal });
             }
         }
         let position = position_of(&applied, &nodes, directory)?;
@@ -172,7 +173,7 @@ impl Feed {
             let last_seq = last_seqs.get(&node).copied().unwrap_or(0);
             let last_seq_before = self.last_seqs.get(&node).copied().unwrap_or(0);
             let after = Applied { position: after, last_seq };
-            self.store.apply(&Batch { node, records, last_seq_before, gaps, after })?;
+            self.store.apply(&Batch { node, records, gaps, last_seq_before, after })?;
         }
         self.last_seqs = last_seqs;
         self.position = after;

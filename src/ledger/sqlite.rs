@@ -54,11 +54,19 @@ impl Sqlite {
 
     /// Looks whether they are, and writes back what was deleted. An error means that the file must be opened anew.
     pub(super) fn look(&self) -> Result<(), LedgerError> {
-        self.files.look(&self.connection)
+        if self.files.look()? {
+            return Ok(());
+        }
+        let path = self.files.path().to_owned();
+        match self.files.write_back(|to| self.back_up(to).map(drop)) {
+            Ok(()) => Err(LedgerError::WrittenBack { path }),
+            Err(source) => Err(LedgerError::Deleted { path, source }),
+        }
     }
 }
 
 /// Says of a damaged file that it is.
+#[expect(clippy::wildcard_enum_match_arm, reason = "every other error says what is wrong as it is")]
 fn explained(error: LedgerError, path: &Path) -> LedgerError {
     match error {
         LedgerError::Statement(source) | LedgerError::Open { source, .. }

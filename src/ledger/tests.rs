@@ -18,6 +18,7 @@ use crate::record::Record;
 use crate::usage::{Outcome, Provenance};
 
 mod chain;
+mod gaps;
 mod jobs;
 mod retention;
 mod verify;
@@ -56,6 +57,8 @@ impl Data {
     }
 
     fn feed(&self) -> Feed {
+        // A ledger comes before its journal.
+        drop(self.ledger());
         Feed::open(&self.place(), &self.journal_directory()).unwrap()
     }
 

@@ -82,7 +82,7 @@ fn assert_refused(ask: &Ask, reply: &Reply) {
     match ask.path.split('/').nth(1).unwrap() {
         "anthropic" => assert_eq!((&error["type"], &error["error"]["code"]), (&json!("error"), &json!("journal"))),
         "gemini" => {
-            assert_eq!((&error["error"]["code"], &error["error"]["status"]), (&json!(503), &json!("UNAVAILABLE")))
+            assert_eq!((&error["error"]["code"], &error["error"]["status"]), (&json!(503), &json!("UNAVAILABLE")));
         }
         _ => assert_eq!(error["error"]["code"], "journal"),
     }

@@ -11,7 +11,7 @@ use tokio_postgres::Transaction;
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use uuid::Uuid;
 
-use super::{Instant, Postgres, READ_TIMEOUT, buckets, records, word};
+use super::{Instant, Postgres, READ_TIMEOUT, buckets, gaps, records, word};
 use crate::ids::{NodeId, RecordId};
 use crate::journal::Position;
 use crate::ledger::buckets::Sums;
@@ -53,6 +53,12 @@ impl Postgres {
 }
 
 async fn apply(transaction: &Transaction<'_>, batch: &Batch) -> Result<(), LedgerError> {
+    for gap in &batch.gaps {
+        gaps::insert(transaction, &batch.node, gap).await?;
+    }
+    if batch.records.is_empty() {
+        return Ok(());
+    }
     let node = batch.node.as_str();
     let (last_seq, mut link) = position(transaction, node).await?;
     if last_seq != batch.last_seq_before {

@@ -125,6 +125,16 @@ CREATE TABLE positions (
     chain BYTEA NOT NULL
 );
 
+-- Calls that passed unmetered while a journal could not record: how many is all that is known.
+CREATE TABLE gaps (
+    node TEXT COLLATE "C" NOT NULL,
+    began_at TIMESTAMPTZ NOT NULL,
+    ended_at TIMESTAMPTZ NOT NULL,
+    requests BIGINT NOT NULL,
+    PRIMARY KEY (node, began_at)
+);
+CREATE INDEX gaps_by_begin ON gaps (began_at);
+
 -- Virtual keys: the secret itself is nowhere.
 CREATE TABLE keys (
     id TEXT COLLATE "C" PRIMARY KEY,

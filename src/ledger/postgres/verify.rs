@@ -1,15 +1,16 @@
 //! Verify in PostgreSQL: everything derived anew in one view of the database, also while servers write.
 
 use std::collections::VecDeque;
+use std::iter::Peekable;
 use std::time::Duration;
 
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{Postgres, buckets, records};
-use crate::ids::RecordId;
-use crate::ledger::chain::{self, Link};
-use crate::ledger::verify::compare_all;
+use super::{Postgres, buckets, records, word};
+use crate::ids::{NodeId, RecordId};
+use crate::ledger::chain::Link;
+use crate::ledger::verify::{ChainEnd, Fact, Order, Place, compare_all, walk};
 use crate::ledger::{Difference, LedgerError, Verified, count};
 
 /// How long until the next page of rows: the first of all may need everything to be sorted.
@@ -27,87 +28,49 @@ impl Postgres {
     }
 
     fn verify_in_transaction(&self) -> Result<Result<Verified, Difference>, LedgerError> {
-        let nodes = match self.verify_chains()? {
-            Ok(nodes) => nodes,
+        let ends = match self.walk_nodes()? {
+            Ok(ends) => ends,
             Err(difference) => return Ok(Err(difference)),
         };
         let (derived, kept) = buckets::statements();
         let derived = self.pages("derived", &derived)?.map(|row| buckets::read(&row?));
         let kept = self.pages("kept", &kept)?.map(|row| buckets::read(&row?));
         let verified = compare_all(derived, kept)?;
-        Ok(verified.map(|verified| Verified { nodes, ..verified }))
+        let nodes = u64::try_from(ends.len()).unwrap_or(u64::MAX);
+        Ok(verified.map(|verified| Verified { nodes, ends, ..verified }))
     }
 
-    /// How many nodes there are, each with a record at every place of its order, and a chain through all of them.
-    fn verify_chains(&self) -> Result<Result<u64, Difference>, LedgerError> {
-        let sql = "SELECT node, last_seq, chain FROM positions ORDER BY node";
-        let positions = self.run(PAGE_TIMEOUT, async |client| Ok(client.query(sql, &[]).await?))?;
-        let stranger = "SELECT node FROM (SELECT node FROM records UNION SELECT node FROM duplicates) AS nodes
-                        WHERE node NOT IN (SELECT node FROM positions) ORDER BY node LIMIT 1";
-        if let Some(row) = self.run(PAGE_TIMEOUT, async |client| Ok(client.query_opt(stranger, &[]).await?))? {
-            let node: &str = row.try_get(0)?;
-            return Ok(Err(Difference(format!(
-                "node {node} has records, but is applied up to nothing by its position"
-            ))));
-        }
-        for position in &positions {
-            if let Some(difference) = self.verify_chain(position)? {
+    /// The end of each node's chain, which goes through a record at every place of its order.
+    fn walk_nodes(&self) -> Result<Result<Vec<ChainEnd>, Difference>, LedgerError> {
+        let sql = "SELECT node, last_seq, chain FROM positions
+                   UNION ALL SELECT node, NULL, NULL FROM (SELECT node FROM records UNION SELECT node FROM duplicates) AS n
+                   WHERE node NOT IN (SELECT node FROM positions) ORDER BY 1";
+        let nodes = self.run(PAGE_TIMEOUT, async |client| Ok(client.query(sql, &[]).await?))?;
+        let mut ends = Vec::new();
+        for row in &nodes {
+            let node: NodeId = word(row, 0)?;
+            let last = match row.try_get::<_, Option<i64>>(1)? {
+                Some(last) => Some((count(last), records::link(row, 2)?)),
+                None => None,
+            };
+            let order = Order { node: node.clone(), removed: 0, link: Link::START, chained_after: 0, last };
+            if let Err(difference) = walk(&order, self.places(&node)?)? {
                 return Ok(Err(difference));
             }
+            self.batch("CLOSE records_of_node; CLOSE duplicates_of_node")?;
+            ends.extend(last.map(|(seq, link)| ChainEnd { node, seq, link }));
         }
-        Ok(Ok(u64::try_from(positions.len()).unwrap_or(u64::MAX)))
+        Ok(Ok(ends))
     }
 
-    /// The first that is wrong with the node of a row of `positions`.
-    fn verify_chain(&self, position: &Row) -> Result<Option<Difference>, LedgerError> {
-        let node: &str = position.try_get(0)?;
-        let (last_seq, head) = (count(position.try_get(1)?), records::link(position, 2)?);
-        let sql = "SELECT seq, id, chain FROM duplicates WHERE node = $1 ORDER BY seq";
-        let duplicates = self.run(PAGE_TIMEOUT, async |client| Ok(client.query(sql, &[&node]).await?))?;
-        let mut duplicates = duplicates.iter().peekable();
-        let columns = records::COLUMNS;
+    /// What stands at the places of a node's order.
+    fn places(&self, node: &NodeId) -> Result<Places<'_>, LedgerError> {
         // A node's name is letters, digits and a few signs.
-        let sql = format!("SELECT {columns}, chain FROM records WHERE node = '{node}' ORDER BY seq");
-        let mut rows = self.pages("chain", &sql)?.peekable();
-        let (mut link, mut seq) = (Link::START, 0_u64);
-        loop {
-            let expected = seq.saturating_add(1);
-            let duplicate = match duplicates.peek() {
-                Some(row) if count(row.try_get(0)?) == expected => duplicates.next(),
-                Some(_) | None => None,
-            };
-            let (next, kept) = if let Some(row) = duplicate {
-                let id: Uuid = row.try_get(1)?;
-                (chain::link_duplicate(&link, &RecordId::from_bytes(id.into_bytes())), records::link(row, 2)?)
-            } else {
-                let Some(row) = rows.next().transpose()? else { break };
-                let record = records::read(&row)?;
-                if record.seq != expected {
-                    let there = record.seq;
-                    return Ok(Some(Difference(format!("node {node} has no record {expected}, but one of {there}"))));
-                }
-                (chain::link(&link, &record), records::link(&row, 46)?)
-            };
-            if next != kept {
-                let difference = format!("record {expected} of node {node} is not as it was written: its link differs");
-                return Ok(Some(Difference(difference)));
-            }
-            (link, seq) = (next, expected);
-        }
-        if duplicates.peek().is_some() {
-            let difference = format!("node {node} has no record {}, but one behind it", seq.saturating_add(1));
-            return Ok(Some(Difference(difference)));
-        }
-        if seq != last_seq {
-            return Ok(Some(Difference(format!(
-                "node {node} is applied up to record {last_seq} by its position, but its last record is {seq}"
-            ))));
-        }
-        if link != head {
-            return Ok(Some(Difference(format!("node {node} ends in another link than its position says"))));
-        }
-        self.batch("CLOSE chain")?;
-        Ok(None)
+        let sql = format!("SELECT {}, chain FROM records WHERE node = '{node}' ORDER BY seq", records::COLUMNS);
+        let records = self.pages("records_of_node", &sql)?.peekable();
+        let sql = format!("SELECT seq, id, chain FROM duplicates WHERE node = '{node}' ORDER BY seq");
+        let duplicates = self.pages("duplicates_of_node", &sql)?.peekable();
+        Ok(Places { records, duplicates })
     }
 
     /// The rows of `sql`, page by page, in the transaction that is open.
@@ -118,6 +81,46 @@ impl Postgres {
 
     fn batch(&self, sql: &str) -> Result<(), LedgerError> {
         self.run(PAGE_TIMEOUT, async |client| Ok(client.batch_execute(sql).await?))
+    }
+}
+
+/// Records and duplicates of a node in one order.
+struct Places<'a> {
+    records: Peekable<Pages<'a>>,
+    duplicates: Peekable<Pages<'a>>,
+}
+
+impl Places<'_> {
+    fn try_next(&mut self) -> Result<Option<Place>, LedgerError> {
+        let seq_of = |row: Option<&Result<Row, LedgerError>>, column: usize| match row {
+            Some(Ok(row)) => Ok::<_, LedgerError>(Some(count(row.try_get(column)?))),
+            Some(Err(_)) | None => Ok(None),
+        };
+        let of_record = seq_of(self.records.peek(), 1)?;
+        let of_duplicate = seq_of(self.duplicates.peek(), 0)?;
+        if of_duplicate.is_some_and(|duplicate| of_record.is_none_or(|record| duplicate < record)) {
+            let Some(row) = self.duplicates.next().transpose()? else { return Ok(None) };
+            let id: Uuid = row.try_get(1)?;
+            let fact = Fact::Duplicate(RecordId::from_bytes(id.into_bytes()));
+            return Ok(Some(Place { seq: count(row.try_get(0)?), fact, link: Some(records::link(&row, 2)?) }));
+        }
+        let Some(row) = self.records.next().transpose()? else {
+            // An error of theirs, where there is one.
+            return self.duplicates.next().transpose().map(|_| None);
+        };
+        let fact = match records::read(&row) {
+            Ok(record) => Fact::Record(Box::new(record)),
+            Err(error) => Fact::Unreadable(crate::journal::in_full(&error)),
+        };
+        Ok(Some(Place { seq: count(row.try_get(1)?), fact, link: Some(records::link(&row, 46)?) }))
+    }
+}
+
+impl Iterator for Places<'_> {
+    type Item = Result<Place, LedgerError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.try_next().transpose()
     }
 }
 
@@ -140,7 +143,10 @@ impl Iterator for Pages<'_> {
                     self.is_over = rows.len() < PAGE;
                     self.rows = rows.into();
                 }
-                Err(error) => return Some(Err(error)),
+                Err(error) => {
+                    self.is_over = true;
+                    return Some(Err(error));
+                }
             }
         }
         self.rows.pop_front().map(Ok)

@@ -43,14 +43,15 @@ impl Sqlite {
 }
 
 fn apply(connection: &mut Connection, batch: &Batch) -> Result<(), LedgerError> {
+    let Batch { node, records, gaps, last_seq_before: _, after } = batch;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    for gap in &batch.gaps {
-        gaps::insert(&transaction, &batch.node, gap)?;
+    for gap in gaps {
+        gaps::insert(&transaction, node, gap)?;
     }
-    if !batch.records.is_empty() {
-        let mut end = ChainEnd::read(&transaction, &batch.node)?;
-        insert(&transaction, &batch.records, &mut end)?;
-        keep_position(&transaction, &batch.node, batch.after, &end.link)?;
+    if !records.is_empty() {
+        let mut end = ChainEnd::read(&transaction, node)?;
+        insert(&transaction, records, &mut end)?;
+        keep_position(&transaction, node, *after, &end.link)?;
     }
     Ok(transaction.commit()?)
 }

@@ -3,12 +3,10 @@
 //! `SQLite` goes on in files that were deleted, until the last one closes them and all is gone. What is open is whole,
 //! so it is written back under the name; but not over another file, which somebody put there.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-
-use rusqlite::Connection;
 
 use crate::ledger::LedgerError;
 
@@ -41,8 +39,8 @@ impl Files {
         named == self.open
     }
 
-    /// Looks, and writes back what was deleted. Any error means that `connection` leads nowhere.
-    pub(super) fn look(&self, connection: &Connection) -> Result<(), LedgerError> {
+    /// Looks: whether all is in its place, or something was deleted. An error: what is there is not what is open.
+    pub(super) fn look(&self) -> Result<bool, LedgerError> {
         let path = self.path.clone();
         let named = match id_of(&path) {
             Ok(named) => named,
@@ -55,21 +53,14 @@ impl Files {
         if named.is_some() && fs::metadata(&path).is_ok_and(|metadata| metadata.len() == 0) {
             return Err(LedgerError::Damaged { path, source: None });
         }
-        if self.are_in_place() {
-            return Ok(());
-        }
-        match self.write_back(connection) {
-            Ok(()) => Err(LedgerError::WrittenBack { path }),
-            Err(source) => Err(LedgerError::Deleted { path, source }),
-        }
+        Ok(self.are_in_place())
     }
 
-    fn write_back(&self, connection: &Connection) -> io::Result<()> {
+    /// Writes what is open back under its name; `copy` makes a lasting copy of it in a file that is not there yet.
+    pub(super) fn write_back(&self, copy: impl FnOnce(&Path) -> Result<(), LedgerError>) -> io::Result<()> {
         let whole = beside(&self.path, ".back");
         fs::remove_file(&whole).or_else(only_if_there)?;
-        let target = whole.to_str().ok_or_else(|| io::Error::other("the path is not UTF-8"))?;
-        connection.execute("VACUUM INTO ?", [target]).map_err(io::Error::other)?;
-        File::open(&whole)?.sync_all()?;
+        copy(&whole).map_err(io::Error::other)?;
         // Logs of the file that was there must not be taken for this one's.
         for suffix in ["-wal", "-shm"] {
             fs::remove_file(beside(&self.path, suffix)).or_else(only_if_there)?;

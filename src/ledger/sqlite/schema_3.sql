@@ -65,6 +65,7 @@ CREATE TABLE days (
     unknown_requests INTEGER NOT NULL,
     PRIMARY KEY (day, department, team, app, key, provider, upstream, operation, model)
 ) STRICT, WITHOUT ROWID;
+
 -- Calls that passed unmetered while a journal could not record, each row within one bucket: how many is all that is known.
 CREATE TABLE gaps (
     node TEXT NOT NULL,
