@@ -10,7 +10,9 @@ use crate::asks;
 use crate::machine::tool;
 use crate::stand::{PATIENCE, PAYERS, Stand, read, upstreams};
 
-use super::{RECOVERY, assert_all_recorded, assert_refused, end_of_frames, is_long, logged, segments, until_status};
+use super::{
+    RECOVERY, SmallDisk, assert_all_recorded, assert_refused, end_of_frames, is_long, logged, segments, until_status,
+};
 
 /// Writes of a process to one file fail while this lives.
 struct FailingWrites(Child);
@@ -106,6 +108,55 @@ time.sleep(float(sys.argv[2]))
 connection.execute("COMMIT")
 "#;
 
+/// A process that holds the ledger for so many seconds, unless it is killed before.
+fn hold(stand: &Stand, python: &Path, seconds: &str) -> Child {
+    let ledger = stand.data().join("ledger.db");
+    let mut command = Command::new(python);
+    let mut holder = command.args(["-c", HOLD]).arg(ledger).arg(seconds).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line.trim(), "held");
+    holder
+}
+
+#[tokio::test]
+async fn on_a_full_disk_the_ledger_does_not_take_the_space_of_calls_in_flight() {
+    const IN_FLIGHT: usize = 24;
+    let Some(python) = tool("PYTHON") else { return };
+    let mut stand = Stand::stopped(|base| format!("{}{PAYERS}", upstreams(base)));
+    let disk = SmallDisk::at(&stand.data(), 24);
+    stand.serve();
+    let first = stand.ask(&asks::chat_stream()).fake("stall_after=3;hold=first;words=9").begin().await;
+    let mut in_flight = Vec::new();
+    for _ in 0..IN_FLIGHT {
+        in_flight.push(stand.ask(&asks::chat_stream()).fake("stall_after=3;words=9").begin().await);
+    }
+    // What the ledger has to take is more than the space set aside.
+    let mut holder = hold(&stand, &python, "60");
+    let tags: Vec<String> = (0..16).map(|tag| format!("{tag:064}={tag:064}")).collect();
+    for _ in 0..500 {
+        let reply = stand.ask(&asks::chat()).header("x-tokenmeter-tags", &tags.join(",")).send().await;
+        assert_eq!(reply.status, 200);
+    }
+    disk.fill();
+    until_status(&stand, &asks::chat(), 503).await;
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    stand.fake.release("first");
+    assert!(read(first).await.is_whole);
+    // Time for the ledger to take what was given up for the first.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    stand.fake.release("stall");
+    for answer in in_flight {
+        assert!(read(answer).await.is_whole);
+    }
+    disk.empty();
+    until_status(&stand, &asks::chat(), 200).await;
+    stand.kill();
+    assert_all_recorded(&stand);
+    assert!(stand.records().iter().all(|record| record["outcome"] == "completed"), "a call in flight was not settled");
+}
+
 #[tokio::test]
 async fn a_ledger_that_somebody_else_holds_is_noticed_by_no_call() {
     let Some(python) = tool("PYTHON") else { return };
@@ -114,16 +165,7 @@ async fn a_ledger_that_somebody_else_holds_is_noticed_by_no_call() {
     stand.records_when(1);
     // The second is longer than anybody waits for a lock.
     for seconds in if is_long() { vec!["1", "5", "15", "30"] } else { vec!["1", "7"] } {
-        let mut holder = Command::new(&python)
-            .args(["-c", HOLD])
-            .arg(stand.data().join("ledger.db"))
-            .arg(seconds)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line.trim(), "held");
+        let mut holder = hold(&stand, &python, seconds);
         let began = Instant::now();
         let applied = stand.metric("tokenmeter_ledger_applied_records_total", &[]).await;
         for _ in 0..20 {
