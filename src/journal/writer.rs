@@ -289,11 +289,16 @@ impl Writer {
         frame::seal(buffer, Kind::Record, seq);
         if let Err(error) = active.write(buffer) {
             active.has_failed(&error);
-            if !is_full(&error) {
-                return Err(self.refused(active, error));
-            }
-            self.ballast.release();
-            if let Err(error) = active.write(buffer) {
+            // For a record there is the space set aside, and another file.
+            let way_out = if is_full(&error) {
+                self.ballast.release();
+                Ok(())
+            } else if active.failed.is_none() {
+                self.rotate(active)
+            } else {
+                Err(error)
+            };
+            if let Err(error) = way_out.and_then(|()| active.write(buffer)) {
                 active.has_failed(&error);
                 return Err(self.refused(active, error));
             }
@@ -664,26 +669,26 @@ impl Active {
         self.file.set_len(offset)
     }
 
-    /// One `write` of a whole frame; takes back what a shorter one left.
+    /// One `write` of a whole frame; takes back what is left of one that failed.
     fn write(&mut self, buffer: &[u8]) -> io::Result<()> {
         if let Some(why) = &self.failed {
             return Err(io::Error::other(why.clone()));
         }
         let offset = self.end.offset;
-        let written = loop {
-            match self.file.write_at(buffer, offset) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                written => break written,
-            }
-        };
-        let error = match written {
-            Ok(bytes) if bytes == buffer.len() => {
-                self.end.offset = offset.saturating_add(bytes as u64);
-                self.appended_bytes = self.appended_bytes.saturating_add(bytes as u64);
+        let mut written = 0;
+        let error = loop {
+            let Some(rest) = buffer.get(written..).filter(|rest| !rest.is_empty()) else {
+                self.end.offset = offset.saturating_add(written as u64);
+                self.appended_bytes = self.appended_bytes.saturating_add(written as u64);
                 return Ok(());
+            };
+            match self.file.write_at(rest, offset.saturating_add(written as u64)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break error,
+                Ok(0) => break io::ErrorKind::StorageFull.into(),
+                // Seldom less than all of it, and then the rest is told why.
+                Ok(bytes) => written = written.saturating_add(bytes),
             }
-            Ok(_) => io::ErrorKind::StorageFull.into(),
-            Err(error) => error,
         };
         if let Err(stuck) = self.take_back() {
             self.failed = Some(format!("half a frame cannot be taken back from the journal: {stuck}"));

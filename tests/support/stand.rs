@@ -281,6 +281,24 @@ impl Stand {
         String::from_utf8(stdout).unwrap()
     }
 
+    /// Runs a `tokenmeter` command that must fail, a server that must not start too; what it said.
+    pub(crate) fn run_failing(&self, arguments: &[&str]) -> String {
+        let mut command = self.command(arguments);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let begun = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            if begun.elapsed() > PATIENCE {
+                child.kill().unwrap();
+                panic!("{arguments:?} neither fails nor ends");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let Output { status, stderr, .. } = child.wait_with_output().unwrap();
+        let said = String::from_utf8(stderr).unwrap();
+        assert_eq!(status.code(), Some(1), "{arguments:?}: {said}");
+        said
+    }
+
     /// Every record, in the ledger's order.
     pub(crate) fn records(&self) -> Vec<Value> {
         self.run(&["records", "--format", "jsonl"]).lines().map(|line| serde_json::from_str(line).unwrap()).collect()

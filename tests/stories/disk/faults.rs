@@ -10,7 +10,9 @@ use crate::asks;
 use crate::machine::tool;
 use crate::stand::{PATIENCE, PAYERS, Stand, read, upstreams};
 
-use super::{RECOVERY, assert_all_recorded, assert_refused, is_long, logged, segments, until_status};
+use super::{
+    RECOVERY, SmallDisk, assert_all_recorded, assert_refused, end_of_frames, is_long, logged, segments, until_status,
+};
 
 /// Writes of a process to one file fail while this lives.
 struct FailingWrites(Child);
@@ -49,16 +51,51 @@ async fn a_disk_that_errs_is_refused_until_what_is_on_it_was_read_back() {
         }
         assert_eq!(stand.fake.requests().len(), asked, "a refused call reached the provider");
         assert_eq!(stand.get(&format!("{}/readyz", stand.admin())).await.status, 503);
+        // What is in flight is recorded elsewhere.
+        stand.fake.release("stall");
+        assert!(read(in_flight).await.is_whole);
         failing.end();
         let recovered = until_status(&stand, &asks::chat(), 200).await;
         assert!(recovered < RECOVERY, "{error}: {recovered:?}");
         let after = segments(&stand.data().join("journal")).pop().unwrap();
         assert!(after > journal, "{error}: it goes on in a new file");
         logged(&stand, "the journal takes calls again", round + 1).await;
-        stand.fake.release("stall");
-        assert!(read(in_flight).await.is_whole);
         assert_all_recorded(&stand);
+        assert!(stand.records().iter().all(|record| record["provenance"] == "reported"));
     }
+}
+
+#[tokio::test]
+async fn a_file_that_may_grow_no_more_is_followed_by_another_and_half_a_frame_is_taken_back() {
+    let mut stand = Stand::stopped(|base| format!("{}{PAYERS}", upstreams(base)));
+    let server = stand.command(&["serve", "--log", "debug"]);
+    let mut limited = Command::new("bash");
+    // Ignored, the signal of a file too long becomes an error; the ballast is just short enough.
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 1040; exec \"$@\"", "-"]).arg(server.get_program());
+    limited.args(server.get_args()).current_dir(stand.path());
+    limited.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    stand.serve_as(limited);
+    let journal = stand.data().join("journal");
+    let first = segments(&journal).pop().unwrap();
+    // A call in flight keeps the file that its intent is in.
+    let in_flight = stand.ask(&asks::chat_stream()).fake("stall_after=3;words=9").begin().await;
+    let tags: Vec<String> = (0..16).map(|tag| format!("{tag:064}={tag:064}")).collect();
+    let mut refused = 0;
+    while segments(&journal).pop().unwrap() == first {
+        let reply = stand.ask(&asks::chat()).header("x-tokenmeter-tags", &tags.join(",")).send().await;
+        refused += usize::from(reply.status == 503);
+        assert!(stand.fake.requests().len() < 1_000 && refused < 10, "the file is not followed by another");
+    }
+    until_status(&stand, &asks::chat(), 200).await;
+    let bytes = std::fs::read(&first).unwrap();
+    assert!(bytes.len() > 1_000_000, "{}", bytes.len());
+    assert_eq!(end_of_frames(&bytes), bytes.len(), "half a frame is left");
+    stand.fake.release("stall");
+    assert!(read(in_flight).await.is_whole);
+    // The ledger's files may not grow either: it is fed without the limit.
+    stand.kill();
+    assert_all_recorded(&stand);
+    assert!(stand.records().iter().all(|record| record["outcome"] == "completed"));
 }
 
 /// Holds the ledger as a `sqlite3` shell within a transaction does.
@@ -71,6 +108,55 @@ time.sleep(float(sys.argv[2]))
 connection.execute("COMMIT")
 "#;
 
+/// A process that holds the ledger for so many seconds, unless it is killed before.
+fn hold(stand: &Stand, python: &Path, seconds: &str) -> Child {
+    let ledger = stand.data().join("ledger.db");
+    let mut command = Command::new(python);
+    let mut holder = command.args(["-c", HOLD]).arg(ledger).arg(seconds).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line.trim(), "held");
+    holder
+}
+
+#[tokio::test]
+async fn on_a_full_disk_the_ledger_does_not_take_the_space_of_calls_in_flight() {
+    const IN_FLIGHT: usize = 24;
+    let Some(python) = tool("PYTHON") else { return };
+    let mut stand = Stand::stopped(|base| format!("{}{PAYERS}", upstreams(base)));
+    let disk = SmallDisk::at(&stand.data(), 24);
+    stand.serve();
+    let first = stand.ask(&asks::chat_stream()).fake("stall_after=3;hold=first;words=9").begin().await;
+    let mut in_flight = Vec::new();
+    for _ in 0..IN_FLIGHT {
+        in_flight.push(stand.ask(&asks::chat_stream()).fake("stall_after=3;words=9").begin().await);
+    }
+    // What the ledger has to take is more than the space set aside.
+    let mut holder = hold(&stand, &python, "60");
+    let tags: Vec<String> = (0..16).map(|tag| format!("{tag:064}={tag:064}")).collect();
+    for _ in 0..500 {
+        let reply = stand.ask(&asks::chat()).header("x-tokenmeter-tags", &tags.join(",")).send().await;
+        assert_eq!(reply.status, 200);
+    }
+    disk.fill();
+    until_status(&stand, &asks::chat(), 503).await;
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    stand.fake.release("first");
+    assert!(read(first).await.is_whole);
+    // Time for the ledger to take what was given up for the first.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    stand.fake.release("stall");
+    for answer in in_flight {
+        assert!(read(answer).await.is_whole);
+    }
+    disk.empty();
+    until_status(&stand, &asks::chat(), 200).await;
+    stand.kill();
+    assert_all_recorded(&stand);
+    assert!(stand.records().iter().all(|record| record["outcome"] == "completed"), "a call in flight was not settled");
+}
+
 #[tokio::test]
 async fn a_ledger_that_somebody_else_holds_is_noticed_by_no_call() {
     let Some(python) = tool("PYTHON") else { return };
@@ -79,16 +165,7 @@ async fn a_ledger_that_somebody_else_holds_is_noticed_by_no_call() {
     stand.records_when(1);
     // The second is longer than anybody waits for a lock.
     for seconds in if is_long() { vec!["1", "5", "15", "30"] } else { vec!["1", "7"] } {
-        let mut holder = Command::new(&python)
-            .args(["-c", HOLD])
-            .arg(stand.data().join("ledger.db"))
-            .arg(seconds)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line.trim(), "held");
+        let mut holder = hold(&stand, &python, seconds);
         let began = Instant::now();
         let applied = stand.metric("tokenmeter_ledger_applied_records_total", &[]).await;
         for _ in 0..20 {
@@ -114,9 +191,7 @@ async fn a_second_tokenmeter_on_the_same_folder_is_told_so_and_disturbs_nobody()
     let stand = Stand::start();
     stand.ask(&asks::chat()).send().await;
     let in_flight = stand.ask(&asks::chat_stream()).fake("stall_after=3;words=9").begin().await;
-    let second = stand.command(&["serve"]).output().unwrap();
-    let said = String::from_utf8(second.stderr).unwrap();
-    assert_eq!(second.status.code(), Some(1), "{said}");
+    let said = stand.run_failing(&["serve"]);
     let directory = stand.data().join("journal");
     let expected = format!(
         "journal `{}` is in use by another process; stop it or choose another `ledger.directory`",

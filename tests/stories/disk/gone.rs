@@ -12,14 +12,6 @@ use crate::stand::{PATIENCE, Stand};
 
 use super::{RECOVERY, assert_all_recorded, assert_refused, logged, segments, until_status};
 
-/// Runs a command that must fail, and returns what it said.
-fn failing(stand: &Stand, arguments: &[&str]) -> String {
-    let output = stand.command(arguments).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
-    said
-}
-
 async fn ready_text(stand: &Stand) -> String {
     stand.get(&format!("{}/readyz", stand.admin())).await.text()
 }
@@ -135,7 +127,7 @@ async fn a_server_does_not_start_on_a_ledger_that_is_gone_and_makes_none() {
             _ => fs::write(ledger(&stand), [b'x'; 8192]).unwrap(),
         }
         for command in commands {
-            let said = failing(&stand, command);
+            let said = stand.run_failing(command);
             let expected = if spoil == "another" {
                 "is damaged; stop tokenmeter and put a backup"
             } else {
@@ -189,7 +181,7 @@ async fn an_older_backup_goes_on_and_what_is_lost_is_named() {
     assert_eq!(stand.ask(&asks::chat()).send().await.status, 200);
     let seqs: Vec<u64> = stand.records_when(7).iter().map(|record| record["seq"].as_u64().unwrap()).collect();
     assert_eq!(seqs, [1, 2, 3, 7, 8, 9, 10]);
-    let said = failing(&stand, &["verify"]);
+    let said = stand.run_failing(&["verify"]);
     assert!(said.contains("has no record 4"), "{said}");
     stop(&mut stand);
 
@@ -205,7 +197,7 @@ async fn an_older_backup_goes_on_and_what_is_lost_is_named() {
     stand.run(&["report"]);
     fs::rename(stand.path().join("away"), stand.data().join("journal")).unwrap();
     for command in ["serve", "report", "verify"] {
-        let said = failing(&stand, &[command]);
+        let said = stand.run_failing(&[command]);
         assert!(said.contains("the ledger knows nothing of node") && said.contains("move the journal away"), "{said}");
     }
 }
@@ -235,7 +227,7 @@ async fn journal_files_deleted_under_a_running_server_are_written_back() {
         stand.fake.release("stall");
         assert!(crate::stand::read(in_flight).await.is_whole);
         assert!(journal.join("lock").exists());
-        let second = failing(&stand, &["serve"]);
+        let second = stand.run_failing(&["serve"]);
         assert!(second.contains("is in use by another process"), "{second}");
         // Killed now, the next start finds what was written back.
         stand.kill();
@@ -259,7 +251,7 @@ async fn a_journal_spoilt_in_the_middle_is_named_with_what_to_do() {
     spoilt[middle] ^= 0x55;
     fs::write(&file, &spoilt).unwrap();
     for command in ["serve", "report", "records", "verify"] {
-        let said = failing(&stand, &[command]);
+        let said = stand.run_failing(&[command]);
         assert!(said.contains(&format!("journal file `{}` is broken at byte", file.display())), "{command}: {said}");
         assert!(said.contains("put a whole copy in its place, or move it away"), "{command}: {said}");
     }
@@ -285,7 +277,7 @@ async fn a_journal_cut_short_under_a_running_server_takes_no_more_calls() {
     assert_refused(&asks::chat(), &stand.ask(&asks::chat()).send().await);
     assert_eq!(stand.fake.requests().len(), 4);
     stand.kill();
-    let said = failing(&stand, &["serve"]);
+    let said = stand.run_failing(&["serve"]);
     assert!(said.contains("is broken at byte") && said.contains("move it away"), "{said}");
     fs::rename(&file, stand.path().join("cut.journal")).unwrap();
     stand.serve();
