@@ -65,7 +65,7 @@ fn nobody_stands_still_while_a_write_is_stuck_and_what_waits_is_written_in_order
                     let written = Arc::clone(written);
                     appended.then(move |is_written| {
                         if is_written {
-                            written.wake()
+                            written.wake();
                         }
                     });
                     journal.synced(appended)
@@ -195,7 +195,7 @@ fn whoever_waits_is_told_that_the_write_failed() {
         let failed = Arc::clone(&failed);
         appended.then(move |is_written| {
             if !is_written {
-                failed.wake()
+                failed.wake();
             }
         });
     }
