@@ -7,7 +7,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
@@ -21,7 +21,7 @@ use crate::attribution::Attribution;
 use crate::attribution::keys::{Key, KeySet};
 use crate::config::{self, Config};
 use crate::journal::{self, Journal, JournalError};
-use crate::ledger::{Applier, Dimension, Ledger, LedgerError, Place};
+use crate::ledger::{Applier, Dimension, Ledger, LedgerError, Place, Retention};
 use crate::meter::{JOBS_KEPT_FOR, JOBS_MAX, Meter, Moment};
 use crate::metrics::{Limits, Metrics, MonthRow};
 use crate::period::Month;
@@ -33,6 +33,8 @@ use crate::usage::TokenCounts;
 
 /// How often keys and month gauges are looked after: a key made beside the server works within this time.
 const LOOK_AFTER: Duration = Duration::from_millis(250);
+/// How long a ledger that was moved stays open before it is opened anew: the applier is first to look at what is there.
+const REOPEN_AFTER: Duration = Duration::from_secs(2);
 /// How long a start waits for a journal that another process holds.
 const IN_USE_PATIENCE: Duration = Duration::from_secs(2);
 /// How often it looks again.
@@ -57,6 +59,12 @@ impl Places {
     /// The places of `ledger`.
     pub fn of(ledger: &config::Ledger) -> Self {
         Self { journal: ledger.directory.join("journal"), ledger: Place::Sqlite(ledger.directory.join("ledger.db")) }
+    }
+
+    /// The ledger; made where nothing was kept here before.
+    pub fn ledger(&self) -> Result<Ledger, LedgerError> {
+        self.ledger.check(&self.journal)?;
+        Ledger::open(&self.ledger)
     }
 }
 
@@ -192,11 +200,11 @@ impl Books {
         let places = Places::of(&config.ledger);
         std::fs::create_dir_all(&config.ledger.directory)
             .with_context(|| format!("cannot make `{}` (`ledger.directory`)", config.ledger.directory.display()))?;
-        let ledger = Ledger::open(&places.ledger)?;
+        // Behind the journal's lock nobody else applies or removes any more, and no other server's ledger is migrated.
+        let lock = lock_journal(&places.journal)?;
+        let ledger = places.ledger()?;
         let seq_floors = ledger.last_seqs()?;
-        let opened = open_journal(&journal_settings(&config.ledger, &places.journal, seq_floors))?;
-        // Behind the journal's lock nobody else applies or removes any more: what another process did before is in the
-        // ledger, and perhaps seen twice, which does no harm.
+        let opened = Journal::open_locked(journal_settings(&config.ledger, &places.journal, seq_floors), lock)?;
         let jobs_since = Moment::now().at.checked_sub(JOBS_KEPT_FOR).unwrap_or(Timestamp::MIN);
         let jobs_seen = ledger.jobs_seen(jobs_since, JOBS_MAX.saturating_mul(2))?;
         drop(ledger);
@@ -216,7 +224,8 @@ impl Books {
         for intent in opened.open_intents {
             meter.close_orphan(intent, Moment::now());
         }
-        let applier = Applier::start(Arc::clone(&journal), &places.ledger, || {})?;
+        let retention = config.ledger.keep_records.map(|keep| Retention { keep, now: || Moment::now().at });
+        let applier = Applier::start(Arc::clone(&journal), &places.ledger, retention, || {})?;
         Ok(Self { places, journal, metrics, meter, applier: Arc::new(Mutex::new(Some(applier))) })
     }
 
@@ -238,12 +247,12 @@ impl Books {
 }
 
 /// A reading command holds the journal while it applies it; a server that starts in that moment waits for it.
-fn open_journal(settings: &journal::Settings) -> Result<journal::Opened, JournalError> {
+fn lock_journal(directory: &Path) -> Result<journal::Lock, JournalError> {
     let begun = Moment::now().instant;
     loop {
-        match Journal::open(settings.clone()) {
+        match journal::Lock::of(directory) {
             Err(JournalError::InUse { .. }) if begun.elapsed() < IN_USE_PATIENCE => std::thread::sleep(LOOK_AGAIN),
-            opened => return opened,
+            locked => return locked,
         }
     }
 }
@@ -312,7 +321,7 @@ impl Facts for Live {
             None => Month::of(Moment::now().at, &self.zone),
         };
         let by = dimensions(by).map_err(ReportError::Asked)?;
-        let ledger = Ledger::open(&self.books.places.ledger).map_err(failed)?;
+        let ledger = self.books.places.ledger().map_err(failed)?;
         let settings = report::Settings { timezone: self.zone.clone() };
         MonthReport::read(&ledger, month, &settings, &by).map_err(failed)
     }
@@ -341,7 +350,8 @@ impl Keeper {
     /// Loads the keys, then looks after them.
     fn start(books: &Books, keys: Arc<KeySet>, zone: TimeZone) -> anyhow::Result<Self> {
         let mut kept = Kept {
-            ledger: Ledger::open(&books.places.ledger)?,
+            ledger: books.places.ledger()?,
+            misplaced_at: None,
             books: books.clone(),
             keys,
             zone,
@@ -353,7 +363,7 @@ impl Keeper {
         let thread = std::thread::Builder::new().name("keeper".into()).spawn(move || {
             while stopped.recv_timeout(LOOK_AFTER) == Err(RecvTimeoutError::Timeout) {
                 kept.books.meter.keep_gaps();
-                if let Err(error) = kept.load_keys().and_then(|()| kept.show_month()) {
+                if let Err(error) = kept.reopen().and_then(|()| kept.load_keys()).and_then(|()| kept.show_month()) {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
                         "cannot read the ledger; keys and month gauges are old"
@@ -377,6 +387,8 @@ struct Kept {
     books: Books,
     keys: Arc<KeySet>,
     zone: TimeZone,
+    /// Since when the ledger is not the one that is there.
+    misplaced_at: Option<Instant>,
     /// The version of the keys that are known.
     seen: Option<i64>,
     /// The month and the ledger's commits that the gauges show.
@@ -384,6 +396,19 @@ struct Kept {
 }
 
 impl Kept {
+    /// Opens the ledger anew once it was put back. While calls are refused for it, nobody knows what the file there is.
+    fn reopen(&mut self) -> Result<(), LedgerError> {
+        if self.ledger.is_in_place() {
+            self.misplaced_at = None;
+            return Ok(());
+        }
+        let since = *self.misplaced_at.get_or_insert_with(|| Moment::now().instant);
+        if since.elapsed() >= REOPEN_AFTER && self.books.journal.failure().is_none() {
+            self.ledger = self.books.places.ledger()?;
+        }
+        Ok(())
+    }
+
     fn load_keys(&mut self) -> Result<(), LedgerError> {
         let version = self.ledger.keys_version()?;
         if self.seen == Some(version) {

@@ -11,6 +11,7 @@ mod upstreams;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 use secrecy::SecretString;
 
@@ -19,6 +20,7 @@ use crate::config::reader::{Document, Section};
 use crate::config::secrets::Secrets;
 use crate::ids::{DepartmentId, NodeId, TeamId};
 use crate::journal;
+use crate::meter::JOBS_KEPT_FOR;
 use crate::problem::Problem;
 use crate::proxy::{self, OnFailure};
 use crate::wires::{self, Wire};
@@ -62,9 +64,14 @@ pub struct Ledger {
     pub durability: Durability,
     /// Beyond this the journal takes no call until the ledger has taken records.
     pub journal_bytes_max: u64,
+    /// How long records are kept, beside their sums; `None`: for ever.
+    pub keep_records: Option<SignedDuration>,
     /// This process's name in records; `None`: one is made and kept in the directory.
     pub node: Option<NodeId>,
 }
+
+/// The shortest time that records can be kept: for so long they say which background jobs were counted.
+const KEEP_DAYS_MIN: u64 = JOBS_KEPT_FOR.as_hours().unsigned_abs() / 24;
 
 /// What a record survives.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -235,6 +242,10 @@ fn read_ledger(section: &Section<'_>) -> Ledger {
             .choice("durability", &[("process", Durability::Process), ("power", Durability::Power)])
             .unwrap_or_default(),
         journal_bytes_max: section.whole("journal_bytes_max", journal::BYTES_MAX, journal::BYTES_MAX_LEAST..=1 << 50),
+        keep_records: section.has("keep_records_days").then(|| {
+            let days = section.whole("keep_records_days", KEEP_DAYS_MIN, KEEP_DAYS_MIN..=36_500);
+            SignedDuration::from_hours(i64::try_from(days).unwrap_or(i64::MAX).saturating_mul(24))
+        }),
         node: section.id("node", NodeId::parse),
     };
     section.finish();

@@ -214,13 +214,13 @@ impl Journal {
     /// Opens or begins the journal of `settings.directory`, cuts off a torn tail, and starts a new segment: a position
     /// that was handed out before never comes to mean something else.
     pub fn open(settings: Settings) -> Result<Opened, JournalError> {
+        let lock = Lock::of(&settings.directory)?;
+        Self::open_locked(settings, lock)
+    }
+
+    /// The same for who has taken the folder's lock already.
+    pub fn open_locked(settings: Settings, lock: Lock) -> Result<Opened, JournalError> {
         let Settings { directory, durability, segment_bytes_max, bytes_max, node, seq_floors } = settings;
-        fs::create_dir_all(&directory).map_err(|source| JournalError::Io {
-            what: "make",
-            path: directory.clone(),
-            source,
-        })?;
-        let lock = Lock::take(&directory)?.ok_or_else(|| JournalError::InUse { directory: directory.clone() })?;
         let mut found = recover::recover(&directory)?;
         let node = match node.or_else(|| found.node.take()) {
             Some(node) => node,
@@ -339,6 +339,11 @@ impl Journal {
         self.writer.object(why);
     }
 
+    /// Whether the disk is full and calls are in flight: what space is left, the ballast's, is for their records.
+    pub fn needs_all_space(&self) -> bool {
+        self.writer.needs_all_space()
+    }
+
     /// Bytes on disk, ballast aside.
     pub fn bytes(&self) -> u64 {
         self.writer.front.bytes()
@@ -391,6 +396,13 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// Makes the journal's folder where there is none, and takes its lock. An error where another process has it.
+    pub fn of(directory: &Path) -> Result<Self, JournalError> {
+        let failed = |source| JournalError::Io { what: "make", path: directory.to_owned(), source };
+        fs::create_dir_all(directory).map_err(failed)?;
+        Self::take(directory)?.ok_or_else(|| JournalError::InUse { directory: directory.to_owned() })
+    }
+
     /// Takes it; `None` where another process has it.
     pub fn take(directory: &Path) -> Result<Option<Self>, JournalError> {
         let path = directory.join("lock");

@@ -194,7 +194,7 @@ pub struct Record {
 
 impl Record {
     /// The record as a ledger keeps it and gives it back, so that its hash is the same wherever it is taken: counts up
-    /// to 2⁶³ - 1 (no call is so large, and the record says that it is invalid), no NUL in texts, which PostgreSQL
+    /// to 2⁶³ - 1 (no call is so large, and the record says that it is invalid), no NUL in texts, which `PostgreSQL`
     /// cannot hold, instants to the microsecond.
     #[must_use]
     pub fn into_kept(mut self) -> Self {

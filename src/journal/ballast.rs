@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Smallest ballast: the records of some five hundred calls in flight.
@@ -11,30 +10,26 @@ const BYTES_MIN: u64 = 1 << 20;
 /// What is kept for each call in flight: its record with a long usage object.
 const RECORD_BYTES: u64 = 2 << 10;
 /// Written at once.
-const BLOCK_BYTES: u64 = 8 << 10;
+const BLOCK_BYTES: usize = 8 << 10;
 
 #[derive(Debug)]
 pub(super) struct Ballast {
     path: PathBuf,
     anew: PathBuf,
-    /// Length of the one in place.
-    bytes: AtomicU64,
     /// Whether the one that is being written was given up meanwhile.
     is_given_up: Mutex<bool>,
 }
 
 impl Ballast {
     pub(super) fn new(directory: &Path) -> Self {
-        let path = directory.join("ballast");
-        let bytes = fs::metadata(&path).map_or(0, |metadata| metadata.len());
-        Self { path, anew: directory.join("ballast.new"), bytes: bytes.into(), is_given_up: Mutex::default() }
+        let (path, anew) = (directory.join("ballast"), directory.join("ballast.new"));
+        Self { path, anew, is_given_up: Mutex::default() }
     }
 
     /// Gives the space back to the disk.
     pub(super) fn release(&self) {
         let mut is_given_up = self.is_given_up();
         *is_given_up = true;
-        self.bytes.store(0, Ordering::Relaxed);
         // Emptied first: who writes a new one still holds it open, and an open file keeps its space.
         let emptied = File::options().write(true).open(&self.anew).and_then(|anew| anew.set_len(0));
         for given in [emptied, fs::remove_file(&self.anew), fs::remove_file(&self.path)] {
@@ -46,9 +41,9 @@ impl Ballast {
         }
     }
 
-    /// Whether there is too little for so many calls in flight.
+    /// Whether there is too little for so many calls in flight, or none.
     pub(super) fn is_short_for(&self, calls: usize) -> bool {
-        self.bytes.load(Ordering::Relaxed) < bytes_for(calls)
+        fs::metadata(&self.path).map_or(0, |metadata| metadata.len()) < bytes_for(calls)
     }
 
     /// Writes one for so many calls beside that in place: that it fits is the proof that there is space.
@@ -56,8 +51,8 @@ impl Ballast {
         *self.is_given_up() = false;
         let written = File::create(&self.anew).and_then(|mut file| {
             // Real bytes, and no zeros: a file system may keep neither holes nor zeros on the disk.
-            let block = [0xa5_u8; BLOCK_BYTES as usize];
-            for _ in 0..bytes_for(calls) / BLOCK_BYTES {
+            let block = [0xa5_u8; BLOCK_BYTES];
+            for _ in 0..bytes_for(calls) / BLOCK_BYTES as u64 {
                 // Held for one block: a record that needs the space waits no longer, and then nobody takes it away again.
                 let is_given_up = self.is_given_up();
                 if *is_given_up {
@@ -78,10 +73,7 @@ impl Ballast {
 
     /// Makes the one just written the ballast. Fails where it was given up meanwhile.
     pub(super) fn put_in_place(&self) -> io::Result<()> {
-        fs::rename(&self.anew, &self.path)?;
-        let bytes = fs::metadata(&self.path)?.len();
-        self.bytes.store(bytes, Ordering::Relaxed);
-        Ok(())
+        fs::rename(&self.anew, &self.path)
     }
 
     fn is_given_up(&self) -> MutexGuard<'_, bool> {

@@ -1,3 +1,4 @@
+mod places;
 mod stalls;
 
 use std::fs;

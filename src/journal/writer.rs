@@ -320,6 +320,12 @@ impl Writer {
         active.refusing.is_some() && !active.is_suspect
     }
 
+    /// Whether there is no space and calls are in flight, whose records need what is left.
+    pub(super) fn needs_all_space(&self) -> bool {
+        let active = self.active();
+        active.refusing.is_some() && !active.open.is_empty()
+    }
+
     /// Whether something else than space failed.
     pub(super) fn is_suspect(&self) -> bool {
         self.active().is_suspect
@@ -327,7 +333,8 @@ impl Writer {
 
     /// Whether the ballast is too small for the calls that are open.
     pub(super) fn is_ballast_short(&self) -> bool {
-        self.ballast.is_short_for(self.active().open.len())
+        let calls = self.active().open.len();
+        self.ballast.is_short_for(calls)
     }
 
     /// Reads back what was appended, takes back what is half, and goes on in a new segment: whatever failed, nothing

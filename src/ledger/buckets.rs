@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::AddAssign;
 
 use super::integer;
-use crate::period::Bucket;
+use crate::period::{BUCKET_SECS, Bucket};
 use crate::record::Record;
 use crate::usage::Provenance;
 
@@ -208,6 +208,9 @@ pub struct Row {
     pub counts: Counts,
 }
 
+/// Buckets of a day in UTC.
+pub(super) const BUCKETS_A_DAY: i64 = 24 * 3600 / BUCKET_SECS;
+
 /// What names a bucket: its number, and the dimensions in their order.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) struct BucketKey {
@@ -241,6 +244,21 @@ pub(super) struct Sums(BTreeMap<BucketKey, Counts>);
 impl Sums {
     pub(super) fn add(&mut self, record: &Record) {
         *self.0.entry(BucketKey::of(record)).or_default() += Counts::of(record);
+    }
+
+    /// What is added to a bucket, or to a day, as a whole.
+    pub(super) fn add_counts(&mut self, key: BucketKey, counts: Counts) {
+        *self.0.entry(key).or_default() += counts;
+    }
+
+    /// The same by day in UTC: the keys' numbers are those of days since 1970.
+    pub(super) fn by_day(&self) -> Self {
+        let mut days = Self::default();
+        for (key, counts) in &self.0 {
+            let day = key.bucket.div_euclid(BUCKETS_A_DAY);
+            days.add_counts(BucketKey { bucket: day, values: key.values.clone() }, *counts);
+        }
+        days
     }
 
     /// Every bucket that something is added to, in their order.

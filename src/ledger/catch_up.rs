@@ -14,6 +14,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Waits until what the journal in `journal` holds now is in the ledger at `ledger`. With no server running, applies it
 /// itself; else waits for the server, for at most `wait`. Nothing is made outside the ledger's folder, which must exist.
 pub fn catch_up(journal: &Path, ledger: &Place, wait: Duration) -> Result<(), LedgerError> {
+    ledger.check(journal)?;
     let store = Store::open(ledger)?;
     if !journal.is_dir() {
         return Ok(());

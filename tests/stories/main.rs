@@ -7,6 +7,8 @@
 
 #[path = "../support/asks.rs"]
 mod asks;
+#[path = "../support/calls.rs"]
+mod calls;
 #[expect(dead_code, reason = "each story uses what it needs")]
 #[path = "../support/chaos.rs"]
 mod chaos;
@@ -30,6 +32,7 @@ mod crashes;
 mod crowds;
 mod dialects;
 mod disconnects;
+mod disk;
 mod drain;
 mod economy;
 mod egress;
@@ -38,6 +41,7 @@ mod harness;
 mod hostile;
 mod jobs;
 mod leaving;
+mod ledgers;
 mod memory;
 mod prometheus;
 mod records;

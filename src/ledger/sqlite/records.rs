@@ -6,7 +6,7 @@ use rusqlite::{CachedStatement, Connection, Row, params, params_from_iter};
 use super::{Sqlite, instant, json, unreadable, word};
 use crate::ids::{AppId, DepartmentId, KeyId, Provider, RecordId, TeamId, UpstreamName};
 use crate::ledger::records::not_before;
-use crate::ledger::{self, Cursor, Filter, LedgerError};
+use crate::ledger::{self, Cursor, Filter, LedgerError, Link};
 use crate::money::NanoUsd;
 use crate::record::{CostByKind, Record};
 use crate::usage::TokenCounts;
@@ -68,11 +68,12 @@ impl Sqlite {
 /// The statement that [`insert`] runs.
 pub(super) fn insertion(connection: &Connection) -> rusqlite::Result<CachedStatement<'_>> {
     let places = vec!["?"; COLUMNS.split(',').count()].join(", ");
-    connection.prepare_cached(&format!("INSERT INTO records ({COLUMNS}) VALUES ({places}) ON CONFLICT DO NOTHING"))
+    connection
+        .prepare_cached(&format!("INSERT INTO records ({COLUMNS}, chain) VALUES ({places}, ?) ON CONFLICT DO NOTHING"))
 }
 
-/// Writes a row. False: its id or its place is taken.
-pub(super) fn insert(statement: &mut CachedStatement<'_>, record: &Record) -> Result<bool, LedgerError> {
+/// Writes a row, linked by `link`. False: its id or its place is taken.
+pub(super) fn insert(statement: &mut CachedStatement<'_>, record: &Record, link: &Link) -> Result<bool, LedgerError> {
     let integer = |count: Option<u64>| count.map(ledger::integer);
     let nano = |amount: Option<NanoUsd>| amount.map(NanoUsd::as_i64);
     let tokens = &record.tokens;
@@ -124,15 +125,32 @@ pub(super) fn insert(statement: &mut CachedStatement<'_>, record: &Record) -> Re
         integer(record.time_to_first_byte_ms),
         ledger::integer(record.duration_ms),
         record.job,
+        link.as_bytes(),
     ])?;
     Ok(changed > 0)
 }
 
-/// Where the record with that id stands, if there is one.
-pub(super) fn place_of(connection: &Connection, id: &RecordId) -> Result<Option<(String, i64)>, LedgerError> {
-    let mut statement = connection.prepare_cached("SELECT node, seq FROM records WHERE id = ?")?;
-    let mut rows = statement.query_map([id.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+/// Where the record with that id stands, if there is one, and by what it is linked.
+pub(super) fn place_of(
+    connection: &Connection,
+    id: &RecordId,
+) -> Result<Option<(String, i64, Option<Link>)>, LedgerError> {
+    let mut statement = connection.prepare_cached("SELECT node, seq, chain FROM records WHERE id = ?")?;
+    let mut rows = statement.query_map([id.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?, read_link(row, 2)?)))?;
     Ok(rows.next().transpose()?)
+}
+
+/// The records of `node` behind the place `after`, in its order, each with its link (column [`LINK`]).
+pub(super) fn statement_in_order() -> String {
+    format!("SELECT {COLUMNS}, chain FROM records WHERE node = ? AND seq > ? ORDER BY seq")
+}
+
+/// The column of the link in [`statement_in_order`].
+pub(super) const LINK: usize = 46;
+
+/// A link; `None`: the row is older than the chain.
+pub(super) fn read_link(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Link>> {
+    Ok(row.get::<_, Option<[u8; 16]>>(column)?.map(Link::from_bytes))
 }
 
 fn to_json(record: &Record, value: Option<&impl serde::Serialize>) -> Result<Option<String>, LedgerError> {
@@ -142,7 +160,8 @@ fn to_json(record: &Record, value: Option<&impl serde::Serialize>) -> Result<Opt
         .map_err(|source| LedgerError::Unreadable { what: format!("record `{}`", record.id), source })
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<Record> {
+/// The record in a row of [`COLUMNS`].
+pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Record> {
     let text = |column: usize| row.get::<_, Option<String>>(column);
     let integer = |column: usize| row.get::<_, Option<i64>>(column);
     let count = |column: usize| Ok::<_, rusqlite::Error>(integer(column)?.map(ledger::count));
