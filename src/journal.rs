@@ -174,6 +174,12 @@ pub enum JournalError {
         /// The newest known here.
         known: u32,
     },
+    /// What waited for the disk is not there after all.
+    #[error("what waited for the disk could not be written")]
+    NotWritten {
+        /// Why not.
+        source: Box<JournalError>,
+    },
     /// It does not take this now.
     #[error("the journal cannot record: {why}")]
     Refused {
