@@ -70,7 +70,7 @@ fn append_intent(bencher: Bencher<'_, '_>) {
     bencher.counter(ItemsCount::new(1_usize)).bench(|| journal.append_intent(&intent).unwrap());
 }
 
-/// One record, beside so many threads that append too.
+/// One record, beside so many threads that append too, each until the kernel has it.
 #[divan::bench(threads = [1, 2, 8])]
 fn append_record(bencher: Bencher<'_, '_>) {
     let (_folder, journal) = journal(Durability::Process);
@@ -104,7 +104,7 @@ fn synced(bencher: Bencher<'_, '_>, calls: usize, durability: Durability) {
             for _ in 0..calls {
                 let (journal, record) = (Arc::clone(&journal), record.clone());
                 waiting.spawn(async move {
-                    let (appended, _) = journal.append_record(record).unwrap();
+                    let (appended, _) = journal.submit_record(record).unwrap();
                     journal.synced(appended).await.unwrap();
                 });
             }

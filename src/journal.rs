@@ -134,6 +134,16 @@ enum At {
     Waiting(Arc<Ticket>),
 }
 
+impl At {
+    /// Blocks until the kernel has it.
+    fn wait(self) -> Result<Written, JournalError> {
+        match self {
+            Self::Written(written) => Ok(written),
+            Self::Waiting(ticket) => ticket.wait(),
+        }
+    }
+}
+
 impl Appended {
     /// Calls `then` with whether the frame was written, as soon as that is known: at once, or on the journal's thread.
     pub fn then(&self, then: impl FnOnce(bool) + Send + 'static) {
@@ -195,6 +205,12 @@ pub enum JournalError {
         found: u32,
         /// The newest known here.
         known: u32,
+    },
+    /// What waited for the disk is not there after all.
+    #[error("what waited for the disk could not be written")]
+    NotWritten {
+        /// Why not.
+        source: Box<JournalError>,
     },
     /// It does not take this now.
     #[error("the journal cannot record: {why}")]
@@ -322,22 +338,15 @@ impl Journal {
     /// [Submits](Self::submit_intent) an intent and blocks until the kernel has it: for threads that may.
     pub fn append_intent(&self, intent: &Intent) -> Result<Appended, JournalError> {
         let Appended(at) = self.submit_intent(intent)?;
-        Ok(Appended(At::Written(self.wait_for(at)?)))
+        Ok(Appended(At::Written(at.wait()?)))
     }
 
     /// [Submits](Self::submit_record) a record and blocks until the kernel has it: for threads that may.
     pub fn append_record(&self, record: Record) -> Result<(Appended, Record), JournalError> {
         let (Appended(at), mut record) = self.submit_record(record)?;
-        let written = self.wait_for(at)?;
+        let written = at.wait()?;
         record.seq = written.seq;
         Ok((Appended(At::Written(written)), record))
-    }
-
-    fn wait_for(&self, at: At) -> Result<Written, JournalError> {
-        match at {
-            At::Written(written) => Ok(written),
-            At::Waiting(ticket) => ticket.wait(),
-        }
     }
 
     /// Whether what was appended is as lasting as the durability asks: then there is nothing to wait for.

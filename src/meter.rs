@@ -290,6 +290,11 @@ impl OpenCall {
         }
     }
 
+    /// Gives the call up without a record: its intent is not in the journal, and nobody was asked.
+    pub fn withdraw(mut self) {
+        self.draft = None;
+    }
+
     /// Ends the call. With usage reported, the record is in the journal when this returns, and what is returned says
     /// where, for those who must wait until it is on the disk; what must be counted here follows within the second.
     pub fn close(mut self, outcome: Outcome, ending: Ending) -> Option<Appended> {

@@ -60,6 +60,7 @@ pub(super) struct Front {
     pub(super) bell: Bell,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each says who must be woken")]
 #[derive(Debug)]
 pub(super) struct State {
     told: Told,
@@ -294,12 +295,11 @@ impl Front {
         timeout: Option<Duration>,
     ) -> MutexGuard<'a, State> {
         state.thread_sleeps = true;
-        let mut state = match timeout {
-            Some(timeout) => self.work.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0,
-            None => {
-                state.is_watched = false;
-                self.work.wait(state).unwrap_or_else(PoisonError::into_inner)
-            }
+        let mut state = if let Some(timeout) = timeout {
+            self.work.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
+        } else {
+            state.is_watched = false;
+            self.work.wait(state).unwrap_or_else(PoisonError::into_inner)
         };
         state.thread_sleeps = false;
         state

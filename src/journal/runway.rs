@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Over how long the rate is taken.
-const OVER: Duration = Duration::from_secs(300);
+const OVER: Duration = Duration::from_mins(5);
 /// How far samples lie apart.
 const EVERY: Duration = Duration::from_secs(5);
 
@@ -65,7 +65,7 @@ mod tests {
         for second in 0..600 {
             runway.sample(at(second), second * 10);
         }
-        assert_eq!(runway.rate().unwrap().lasts(3_000), Some(Duration::from_secs(300)));
+        assert_eq!(runway.rate().unwrap().lasts(3_000), Some(Duration::from_mins(5)));
         for second in 600..=1_200 {
             runway.sample(at(second), 6_000 + (second - 600) * 100);
         }

@@ -224,7 +224,9 @@ impl Future for Synced {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let written = match &self.at {
             At::Written(written) => *written,
-            At::Waiting(ticket) => ready!(ticket.poll(context))?,
+            At::Waiting(ticket) => {
+                ready!(ticket.poll(context)).map_err(|source| JournalError::NotWritten { source: Box::new(source) })?
+            }
         };
         self.at = At::Written(written);
         let Some(shared) = &self.shared else { return Poll::Ready(Ok(())) };

@@ -39,7 +39,9 @@ impl Ticket {
         state.outcome = Some(outcome);
         let (then, waker) = (std::mem::take(&mut state.then), state.waker.take());
         drop(state);
-        then.into_iter().for_each(|then| then(is_written));
+        for then in then {
+            then(is_written);
+        }
         if let Some(waker) = waker {
             waker.wake();
         }

@@ -20,6 +20,7 @@ use super::upstream::{OnClientClose, Unmetered, Upstream};
 use super::{OnFailure, Proxy, headers, tunnel};
 use crate::attribution::{self, Attributed};
 use crate::ids::RecordId;
+use crate::journal::JournalError;
 use crate::meter::{Ending, Moment, OpenCall};
 use crate::operation::Operation;
 use crate::record::Intent;
@@ -248,13 +249,19 @@ pub(crate) async fn open(
         Err(_) => return Err(refusal()),
     };
     let journal = proxy.meter.journal();
-    if !journal.is_synced(&appended)
-        && journal.synced(appended).await.is_err()
-        && proxy.settings.on_failure == OnFailure::Refuse
-    {
-        return Err(refusal());
+    if journal.is_synced(&appended) {
+        return Ok(call);
     }
-    Ok(call)
+    let synced = journal.synced(appended).await;
+    match (synced, proxy.settings.on_failure) {
+        (Err(JournalError::NotWritten { .. }), on_failure) => {
+            call.withdraw();
+            if on_failure == OnFailure::Pass { Ok(proxy.meter.open_unmetered(intent)) } else { Err(refusal()) }
+        }
+        (Err(_), OnFailure::Refuse) => Err(refusal()),
+        // Its intent is there, though it may not last.
+        (Ok(()), _) | (Err(_), OnFailure::Pass) => Ok(call),
+    }
 }
 
 /// Asks the upstream; once more without `stream_options` where that is what it does not take.

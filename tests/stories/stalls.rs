@@ -78,7 +78,7 @@ impl Drop for Disk {
 
 fn run(program: &str, arguments: &[&Path]) {
     let output = Command::new(program).args(arguments).output().unwrap();
-    let why = String::from_utf8_lossy(&output.stderr);
+    let why = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "`{program}` failed ({why}): these stories need root");
 }
 
@@ -91,6 +91,7 @@ struct Seen {
 
 type Http = Client<HttpConnector, Full<Bytes>>;
 
+#[expect(clippy::disallowed_methods, reason = "a story's own calls end with it")]
 fn call(stand: &Stand, http: &Http, ask: &Ask, script: &str) -> Seen {
     let request = stand.ask(ask).fake(script).request();
     let (http, chunks) = (http.clone(), Arc::new(AtomicU64::new(0)));
@@ -123,7 +124,6 @@ async fn bring(calls: &[Seen], before: &[u64], more: u64) {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a story's own calls end with it")]
 async fn streams_flow_while_the_disk_is_frozen(http: Http, durability: &str) {
     let disk = Disk::new();
     let stand = disk.stand(&format!("[ledger]\ndurability = \"{durability}\"\n"));
