@@ -5,27 +5,29 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Wake, Waker};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::admin::{self, Admin, Facts, ReportError};
+use crate::admin::{self, Admin, Facts, Readiness, ReportError};
 use crate::attribution::Attribution;
 use crate::attribution::keys::{Key, KeySet};
 use crate::config::{self, Config};
 use crate::journal::{self, Journal, JournalError};
-use crate::ledger::{Applier, Dimension, Ledger, LedgerError};
+use crate::ledger::{Applier, Dimension, Ledger, LedgerError, Place, Retention};
 use crate::meter::{JOBS_KEPT_FOR, JOBS_MAX, Meter, Moment};
 use crate::metrics::{Limits, Metrics, MonthRow};
 use crate::period::Month;
 use crate::pricing::PriceBook;
-use crate::proxy::Proxy;
 use crate::proxy::upstream::{self, Base};
+use crate::proxy::{OnFailure, Proxy};
 use crate::report::{self, DEFAULT_BY, MonthReport};
 use crate::usage::TokenCounts;
 
@@ -42,26 +44,33 @@ const COUNT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long tasks that were cut may take to let go.
 const CUT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where a configured ledger's files are.
+/// Where what is configured keeps its records.
 #[derive(Clone, Debug)]
 pub struct Places {
     /// The journal's folder.
     pub journal: PathBuf,
-    /// The embedded ledger's file.
-    pub ledger: PathBuf,
+    /// The ledger.
+    pub ledger: Place,
 }
 
 impl Places {
     /// The places of `ledger`.
     pub fn of(ledger: &config::Ledger) -> Self {
-        Self { journal: ledger.directory.join("journal"), ledger: ledger.directory.join("ledger.db") }
+        Self { journal: ledger.directory.join("journal"), ledger: Place::Sqlite(ledger.directory.join("ledger.db")) }
     }
 }
 
 /// Runs the server until SIGTERM or SIGINT. `listening` is told the addresses once both are bound.
 pub fn serve(config: Config, listening: impl FnOnce(&Addresses)) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    // One thread may be stuck in a `write`: there must be another.
+    let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
     let books = Books::open(&config)?;
+    books.journal.wake_when_stalled(Waker::from(Arc::new(Rouse(runtime.handle().clone()))));
     let stop = watch::Sender::new(false);
     let keys = Arc::new(KeySet::new(config.attribution.keys.clone()));
     let keeper = Keeper::start(&books, Arc::clone(&keys), config.report.zone.clone())?;
@@ -71,6 +80,16 @@ pub fn serve(config: Config, listening: impl FnOnce(&Addresses)) -> anyhow::Resu
     keeper.stop();
     books.close();
     served
+}
+
+/// Wakes another of the runtime's threads. Of two threads one waits for the network and the other may sleep; if the first
+/// then gets stuck in a task, nobody looks at the network until something wakes the second.
+struct Rouse(Handle);
+
+impl Wake for Rouse {
+    fn wake(self: Arc<Self>) {
+        drop(self.0.spawn(async {}));
+    }
 }
 
 /// Where the server listens, and whom it knows.
@@ -100,13 +119,14 @@ async fn run(
     let upstreams = config.upstreams.iter().map(|upstream| upstream.name.to_string()).collect();
     let client_line = client_line(&config.upstreams);
     let attribution = Arc::new(Attribution::new(config.attribution, keys));
-    let proxy_address = config.proxy.listen;
+    let (proxy_address, on_failure) = (config.proxy.listen, config.proxy.on_failure);
     let (meter, metrics) = (Arc::clone(&books.meter), Arc::clone(&books.metrics));
     let proxy = Proxy::new(config.proxy, config.upstreams, attribution, meter, metrics)?;
     let proxy = proxy.listen().await.with_context(|| format!("cannot listen on {proxy_address} (`listen.proxy`)"))?;
     let live = Arc::new(Live {
         books: books.clone(),
         zone: config.report.zone,
+        on_failure,
         is_draining: AtomicBool::new(false),
         told: Mutex::default(),
     });
@@ -193,10 +213,13 @@ impl Books {
                 "calls were in flight when the process before died; recording them as orphaned"
             );
         }
+        let mut progress = opened.progress;
         for intent in opened.open_intents {
-            meter.close_orphan(intent, Moment::now());
+            let brought = progress.remove(&intent.id);
+            meter.close_orphan(intent, brought, Moment::now());
         }
-        let applier = Applier::start(Arc::clone(&journal), &places.ledger, || {})?;
+        let retention = config.ledger.keep_records.map(|keep| Retention { keep, now: || Moment::now().at });
+        let applier = Applier::start(Arc::clone(&journal), &places.ledger, retention, || {})?;
         Ok(Self { places, journal, metrics, meter, applier: Arc::new(Mutex::new(Some(applier))) })
     }
 
@@ -207,6 +230,7 @@ impl Books {
     /// Counts, records and applies what is left.
     fn close(&self) {
         self.meter.stop(COUNT_PATIENCE);
+        self.meter.keep_gaps();
         let applier = self.applier.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(applier) = applier
             && !applier.stop(APPLY_TIMEOUT)
@@ -241,6 +265,7 @@ fn journal_settings(
         directory,
         durability,
         segment_bytes_max: journal::SEGMENT_BYTES_MAX,
+        bytes_max: ledger.journal_bytes_max,
         node: ledger.node.clone(),
         seq_floors,
     }
@@ -250,6 +275,7 @@ fn journal_settings(
 struct Live {
     books: Books,
     zone: TimeZone,
+    on_failure: OnFailure,
     is_draining: AtomicBool,
     /// What the counters of the applier were when they were last told to Prometheus.
     told: Mutex<(u64, u64)>,
@@ -258,7 +284,8 @@ struct Live {
 impl Facts for Live {
     fn metrics(&self) -> String {
         let metrics = &self.books.metrics;
-        metrics.journal_bytes(self.books.journal.bytes());
+        let journal = &self.books.journal;
+        metrics.journal(journal.bytes(), journal.bytes_max(), journal.lasts(), journal.queued());
         let now = self.books.with_applier(|applier| (applier.records_applied(), applier.failures(), applier.lag()));
         if let Some((applied, failures, lag)) = now {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -270,11 +297,15 @@ impl Facts for Live {
         metrics.render()
     }
 
-    fn unready(&self) -> Option<String> {
+    fn readiness(&self) -> Readiness {
         if self.is_draining.load(Ordering::Relaxed) {
-            return Some("told to stop; calls in flight are ending".into());
+            return Readiness::Unready("told to stop; calls in flight are ending".into());
         }
-        self.books.journal.failure()
+        match (self.books.journal.failure(), self.on_failure) {
+            (None, _) => Readiness::Ready,
+            (Some(why), OnFailure::Refuse) => Readiness::Unready(why),
+            (Some(why), OnFailure::Pass) => Readiness::Unmetered(why),
+        }
     }
 
     fn report(&self, month: Option<&str>, by: Option<&str>) -> Result<MonthReport, ReportError> {
@@ -324,6 +355,7 @@ impl Keeper {
         let (stop, stopped) = channel();
         let thread = std::thread::Builder::new().name("keeper".into()).spawn(move || {
             while stopped.recv_timeout(LOOK_AFTER) == Err(RecvTimeoutError::Timeout) {
+                kept.books.meter.keep_gaps();
                 if let Err(error) = kept.load_keys().and_then(|()| kept.show_month()) {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,

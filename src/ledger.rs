@@ -6,29 +6,37 @@
 mod applier;
 mod buckets;
 mod catch_up;
+mod chain;
 mod feed;
-mod jobs;
 mod keys;
-mod migrations;
+mod postgres;
 mod records;
 mod sqlite;
 mod verify;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::Connection;
+use jiff::Timestamp;
 
-use crate::ids::NodeId;
-use crate::journal::{JournalError, Position};
+use self::feed::{Applied, Batch};
+use self::postgres::Postgres;
+use self::sqlite::Sqlite;
+use crate::ids::{KeyId, NodeId};
+use crate::journal::JournalError;
+use crate::period::Bucket;
+use crate::record::{JobSeen, Record};
 
-pub use applier::Applier;
+pub use applier::{Applier, Retention};
 pub use buckets::{Counts, Dimension, Row};
 pub use catch_up::catch_up;
+pub use chain::Link;
 pub use keys::Key;
+pub use postgres::{BadUrl, Settings as PostgresSettings};
 pub use records::{Cursor, Filter};
-pub use verify::{Difference, Verified};
+pub use verify::{ChainEnd, Difference, Verified};
 
 /// Why the ledger cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -42,10 +50,10 @@ pub enum LedgerError {
         source: rusqlite::Error,
     },
     /// Written by a newer binary.
-    #[error("ledger `{}` has schema {found}, this binary knows {known}; upgrade tokenmeter", path.display())]
+    #[error("ledger `{ledger}` has schema {found}, this binary knows {known}; upgrade tokenmeter")]
     TooNew {
-        /// The file.
-        path: PathBuf,
+        /// The file, or the database and its server.
+        ledger: String,
         /// Its schema.
         found: i64,
         /// The newest known here.
@@ -60,6 +68,58 @@ pub enum LedgerError {
     /// `SQLite` refused: busy, full, damaged.
     #[error("the ledger refused a statement")]
     Statement(#[from] rusqlite::Error),
+    /// PostgreSQL cannot be reached, or refused.
+    #[error("PostgreSQL cannot be used")]
+    Postgres(#[from] tokio_postgres::Error),
+    /// PostgreSQL has ended the connection.
+    #[error("PostgreSQL has closed the connection")]
+    Closed,
+    /// PostgreSQL has not answered in time.
+    #[error("PostgreSQL has not answered within {} s", waited.as_secs())]
+    Silent {
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// TLS to PostgreSQL cannot be set up.
+    #[error("TLS cannot be set up")]
+    Tls {
+        /// Why not.
+        source: rustls::Error,
+    },
+    /// The authorities to believe cannot be read.
+    #[error("`{}` (`ledger.postgres_ca_file`) cannot be used: {why}", path.display())]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// The database cannot hold every text.
+    #[error("database `{ledger}` has the encoding {encoding}; make one with ENCODING 'UTF8'")]
+    Encoding {
+        /// The database and its server.
+        ledger: String,
+        /// Its encoding.
+        encoding: String,
+    },
+    /// The operating system gave no means to wait for PostgreSQL.
+    #[error("cannot prepare to connect to PostgreSQL")]
+    Thread {
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Two processes have one name.
+    #[error("another process writes records of node `{node}`; give each its own name in `ledger.node`, or none")]
+    NodeTaken {
+        /// The name.
+        node: NodeId,
+    },
+    /// The ledger has moved on, or back, since it was last read.
+    #[error("the ledger's position of node `{node}` has changed meanwhile")]
+    Moved {
+        /// The journal's node.
+        node: NodeId,
+    },
     /// The journal cannot be read.
     #[error("the journal cannot be applied")]
     Journal(#[from] JournalError),
@@ -79,6 +139,22 @@ pub enum LedgerError {
         /// The place.
         seq: u64,
     },
+    /// Records that do not add up are not removed because of their age.
+    #[error("old records stay, since they do not add up: {difference}; `tokenmeter verify` looks at all of them")]
+    Untrue {
+        /// What is not as it should be.
+        difference: Difference,
+    },
+    /// A backup cannot be written.
+    #[error("cannot {what} `{}`", path.display())]
+    BackUp {
+        /// What was tried.
+        what: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The server has not applied its journal in time.
     #[error("the server has not applied its journal within {} s; see its log, or try again", waited.as_secs())]
     Behind {
@@ -87,27 +163,180 @@ pub enum LedgerError {
     },
 }
 
+/// Which ledger.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// `SQLite`, in the file of this path.
+    Sqlite(PathBuf),
+    /// PostgreSQL, shared by any number of servers.
+    Postgres(Arc<PostgresSettings>),
+}
+
+impl Place {
+    /// Whether there may be a ledger: opening it makes nothing that was not there.
+    pub fn exists(&self) -> bool {
+        match self {
+            Self::Sqlite(path) => path.exists(),
+            Self::Postgres(_) => true,
+        }
+    }
+}
+
+/// The databases that a ledger can be kept in. Each knows its own SQL; what is around them knows none.
+#[derive(Debug)]
+enum Store {
+    Sqlite(Sqlite),
+    Postgres(Postgres),
+}
+
+impl Store {
+    fn open(place: &Place) -> Result<Self, LedgerError> {
+        match place {
+            Place::Sqlite(path) => Ok(Self::Sqlite(Sqlite::open(path)?)),
+            Place::Postgres(settings) => Ok(Self::Postgres(Postgres::open(settings)?)),
+        }
+    }
+
+    /// The same, to write records of `nodes`, which nobody else may meanwhile. A file has one journal beside it, whose
+    /// lock is enough.
+    fn open_to_write(place: &Place, nodes: &BTreeSet<NodeId>) -> Result<Self, LedgerError> {
+        match place {
+            Place::Sqlite(_) => Self::open(place),
+            Place::Postgres(settings) => Ok(Self::Postgres(Postgres::open_to_write(settings, nodes)?)),
+        }
+    }
+
+    /// How far each node's journal is applied.
+    fn applied(&self) -> Result<BTreeMap<NodeId, Applied>, LedgerError> {
+        match self {
+            Self::Sqlite(store) => store.applied(),
+            Self::Postgres(store) => store.applied(),
+        }
+    }
+
+    /// Applies `batch` whole or not at all. What is there already stays as it is.
+    fn apply(&mut self, batch: &Batch) -> Result<(), LedgerError> {
+        match self {
+            Self::Sqlite(store) => store.apply(batch),
+            Self::Postgres(store) => store.apply(batch),
+        }
+    }
+
+    /// Removes up to `limit` of the oldest records that ended before `before`, which begins a bucket; their buckets
+    /// stay. How many; 0: there are no more.
+    fn remove_before(&mut self, before: Timestamp, limit: usize) -> Result<usize, LedgerError> {
+        match self {
+            Self::Sqlite(store) => store.remove_before(before, limit),
+        }
+    }
+}
+
 /// A connection to read by, and to change keys by. Records are written by the [`Applier`] alone.
 #[derive(Debug)]
 pub struct Ledger {
-    connection: Connection,
+    store: Store,
 }
 
 impl Ledger {
-    /// Opens the ledger in the file at `path`, makes it where its folder exists, and brings its schema up to date.
-    pub fn open(path: &Path) -> Result<Self, LedgerError> {
-        Ok(Self { connection: sqlite::open(path)? })
+    /// Opens the ledger at `place`, makes it where it can be made, and brings its schema up to date.
+    pub fn open(place: &Place) -> Result<Self, LedgerError> {
+        Ok(Self { store: Store::open(place)? })
     }
 
     /// The last seq of every node: where a journal must go on.
     pub fn last_seqs(&self) -> Result<BTreeMap<NodeId, u64>, LedgerError> {
-        feed::last_seqs(&self.connection)
+        Ok(self.store.applied()?.into_iter().map(|(node, applied)| (node, applied.last_seq)).collect())
     }
 
-    /// Up to where the journal is applied.
-    pub fn position(&self) -> Result<Position, LedgerError> {
-        feed::position(&self.connection)
+    /// The sums from `first` (included) to `end` (excluded) by `by`, ordered by it.
+    pub fn month_rows(&self, first: Bucket, end: Bucket, by: &[Dimension]) -> Result<Vec<Row>, LedgerError> {
+        match &self.store {
+            Store::Sqlite(store) => store.month_rows(first, end, by),
+            Store::Postgres(store) => store.month_rows(first, end, by),
+        }
     }
+
+    /// Up to `limit` records after `after`, by `ended_at`, then (node, seq). Empty: there are no more.
+    pub fn records(&self, filter: &Filter, after: Option<&Cursor>, limit: usize) -> Result<Vec<Record>, LedgerError> {
+        match &self.store {
+            Store::Sqlite(store) => store.records(filter, after, limit),
+            Store::Postgres(store) => store.records(filter, after, limit),
+        }
+    }
+
+    /// Writes a copy of the ledger as it is now to the new file `to`. The copy is whole and lasting before it has that
+    /// name. Records go on being applied meanwhile. What the copy holds: how far each node's records go.
+    pub fn back_up(&self, to: &Path) -> Result<Vec<ChainEnd>, LedgerError> {
+        match &self.store {
+            Store::Sqlite(store) => store.back_up(to),
+        }
+    }
+
+    /// Recomputes buckets and totals from the records, and looks for gaps, changes and damage. All in one view of the
+    /// ledger, also while a server writes.
+    pub fn verify(&self) -> Result<Result<Verified, Difference>, LedgerError> {
+        match &self.store {
+            Store::Sqlite(store) => store.verify(),
+            Store::Postgres(store) => store.verify(),
+        }
+    }
+
+    /// Records that ended before this were removed because of their age; their sums are kept. `None`: none were.
+    pub fn removed_before(&self) -> Result<Option<Timestamp>, LedgerError> {
+        match &self.store {
+            Store::Sqlite(store) => store.removed_before(),
+        }
+    }
+
+    /// What the last `limit` records since `since` that began or counted a job say, in the order in which they ended.
+    pub fn jobs_seen(&self, since: Timestamp, limit: usize) -> Result<Vec<JobSeen>, LedgerError> {
+        match &self.store {
+            Store::Sqlite(store) => store.jobs_seen(since, limit),
+            Store::Postgres(store) => store.jobs_seen(since, limit),
+        }
+    }
+
+    /// Keeps a new key. Works beside a running server.
+    pub fn insert_key(&self, key: &Key) -> Result<(), LedgerError> {
+        match &self.store {
+            Store::Sqlite(store) => store.insert_key(key),
+            Store::Postgres(store) => store.insert_key(key),
+        }
+    }
+
+    /// Every key, the revoked ones too, oldest first.
+    pub fn keys(&self) -> Result<Vec<Key>, LedgerError> {
+        match &self.store {
+            Store::Sqlite(store) => store.keys(),
+            Store::Postgres(store) => store.keys(),
+        }
+    }
+
+    /// Revokes the key `id` as of `at`. False: no such key, or it was revoked before.
+    pub fn revoke_key(&self, id: &KeyId, at: Timestamp) -> Result<bool, LedgerError> {
+        match &self.store {
+            Store::Sqlite(store) => store.revoke_key(id, at),
+            Store::Postgres(store) => store.revoke_key(id, at),
+        }
+    }
+
+    /// Another number whenever a key was made or revoked, by any process. Cheap.
+    pub fn keys_version(&self) -> Result<i64, LedgerError> {
+        match &self.store {
+            Store::Sqlite(store) => store.keys_version(),
+            Store::Postgres(store) => store.keys_version(),
+        }
+    }
+}
+
+/// A count as a database keeps it. Past 2⁶³ it is that: no call is so large, and the record says that it is invalid.
+fn integer(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// A count of a database.
+fn count(integer: i64) -> u64 {
+    u64::try_from(integer).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -193,11 +193,117 @@ pub struct Record {
 }
 
 impl Record {
+    /// The record as a ledger keeps it and gives it back, so that its hash is the same wherever it is taken: counts up
+    /// to 2⁶³ - 1 (no call is so large, and the record says that it is invalid), no NUL in texts, which `PostgreSQL`
+    /// cannot hold, instants to the microsecond.
+    #[must_use]
+    pub fn into_kept(mut self) -> Self {
+        self.started_at = to_microsecond(self.started_at);
+        self.ended_at = to_microsecond(self.ended_at);
+        self.tags = self.tags.into_iter().map(|(name, value)| (without_nul(name), without_nul(value))).collect();
+        self.units = self.units.into_iter().map(|(name, count)| (without_nul(name), kept_count(count))).collect();
+        let tokens = &mut self.tokens;
+        let counts = [
+            &mut tokens.input,
+            &mut tokens.cache_read,
+            &mut tokens.cache_write,
+            &mut tokens.output,
+            &mut tokens.reasoning,
+            &mut tokens.cache_write_1h,
+            &mut tokens.audio_input,
+            &mut tokens.audio_output,
+            &mut tokens.image_input,
+            &mut tokens.image_output,
+            &mut self.delivered_output,
+            &mut self.time_to_first_byte_ms,
+        ];
+        for count in counts {
+            *count = count.map(kept_count);
+        }
+        self.duration_ms = kept_count(self.duration_ms);
+        if let Some(estimate) = &mut self.estimate {
+            estimate.method = without_nul(std::mem::take(&mut estimate.method));
+            for count in [&mut estimate.low, &mut estimate.high, &mut estimate.observations] {
+                *count = kept_count(*count);
+            }
+        }
+        self.wire = without_nul(self.wire);
+        let texts =
+            [&mut self.model_requested, &mut self.model, &mut self.job, &mut self.service_tier, &mut self.price];
+        for text in texts {
+            *text = text.take().map(without_nul);
+        }
+        self
+    }
+
     /// What the record says of a job; `None` where it says of none.
     pub fn job_seen(&self) -> Option<JobSeen> {
         let (provider, provenance) = (self.provider.clone(), self.provenance);
         self.job.clone().map(|job| JobSeen { provider, job, provenance })
     }
+}
+
+fn kept_count(count: u64) -> u64 {
+    count.min(i64::MAX.unsigned_abs())
+}
+
+fn without_nul(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
+}
+
+fn to_microsecond(at: jiff::Timestamp) -> jiff::Timestamp {
+    jiff::Timestamp::from_microsecond(at.as_microsecond()).unwrap_or(at)
+}
+
+/// Calls that passed unmetered, since the journal could not record: their number is all that is known of them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Gap {
+    /// When the first of them began.
+    pub from: jiff::Timestamp,
+    /// When the last of them began.
+    pub to: jiff::Timestamp,
+    /// How many there were.
+    pub requests: u64,
+}
+
+/// What an open call has brought so far, noted about once a second: all that is known of the answer of a call whose
+/// process dies. Holds no text of the call.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Progress {
+    /// The call's id.
+    pub id: RecordId,
+    /// When it was looked at.
+    pub at: jiff::Timestamp,
+    /// The model that answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The answer's HTTP status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Whether `tokens` are the provider's last word, although the answer had not ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_reported: bool,
+    /// What the provider reported so far.
+    #[serde(default, skip_serializing_if = "TokenCounts::is_empty")]
+    pub tokens: TokenCounts,
+    /// Billed quantities that are not tokens, so far.
+    #[serde(default, skip_serializing_if = "Units::is_empty")]
+    pub units: Units,
+    /// The provider's own usage object so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage_raw: Option<Box<RawValue>>,
+    /// The service tier that the answer names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<String>,
+    /// How the provider contradicted itself so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anomaly: Option<Anomaly>,
+    /// Tokens of the text that was delivered, where they were counted here.
+    #[serde(default)]
+    pub delivered_tokens: u64,
+    /// Bytes of delivered text beside them, which were not counted but measured.
+    #[serde(default)]
+    pub delivered_bytes: u64,
 }
 
 /// What a record says of a job: by this the meter knows after a restart which were counted and which are to be.

@@ -13,7 +13,7 @@ pub mod bedrock;
 pub mod cloudflare;
 pub mod cohere;
 pub mod dashscope;
-mod delivered;
+pub mod delivered;
 pub mod gemini;
 mod markers;
 mod models;
@@ -35,6 +35,8 @@ use serde_json::value::RawValue;
 
 use crate::operation::Operation;
 use crate::usage::{Anomaly, TokenCounts, Units};
+
+use delivered::Delivered;
 
 /// Every wire, in the order in which a path is offered to them.
 pub static REGISTRY: &[&dyn Wire] = &[
@@ -228,8 +230,15 @@ pub trait Observer: Send {
     /// What the answer says so far. Reads what was held back until someone asks.
     fn reading(&mut self) -> Reading;
 
+    /// What is kept of the generated text; `None` where nothing is.
+    fn kept(&self) -> Option<&Delivered> {
+        None
+    }
+
     /// The generated text so far, for local counting. Slow: not for the data path.
-    fn delivered(&self) -> Countable;
+    fn delivered(&self) -> Countable {
+        self.kept().map(Delivered::countable).unwrap_or_default()
+    }
 }
 
 /// How much of the usage an answer told.

@@ -84,9 +84,8 @@ fn list(config: &Config) -> anyhow::Result<ExitCode> {
         let app = key.app.as_ref().map(AppId::to_string).unwrap_or_default();
         rows.push([key.id.to_string(), key.team.to_string(), app, String::new(), String::new(), "config".into()]);
     }
-    let places = Places::of(&config.ledger);
-    let of_ledger = if places.ledger.exists() { Ledger::open(&places.ledger)?.keys()? } else { Vec::new() };
-    for key in of_ledger {
+    let place = Places::of(&config.ledger).ledger;
+    for key in if place.exists() { Ledger::open(&place)?.keys()? } else { Vec::new() } {
         let app = key.app.as_ref().map(AppId::to_string).unwrap_or_default();
         let revoked = key.revoked_at.map(|at| at.to_string()).unwrap_or_default();
         rows.push([

@@ -9,7 +9,7 @@ use super::{Durability, Journal, Opened, Settings};
 use crate::ids::{AppId, DepartmentId, KeyId, NodeId, Provider, RecordId, TeamId, UpstreamName};
 use crate::money::NanoUsd;
 use crate::operation::Operation;
-use crate::record::{AttributedBy, CostByKind, Intent, Record, Tags};
+use crate::record::{AttributedBy, CostByKind, Intent, Progress, Record, Tags};
 use crate::usage::{Anomaly, Estimate, Outcome, Provenance, TokenCounts, Units};
 
 /// Settings of node `n1` in `directory`.
@@ -18,6 +18,7 @@ pub(crate) fn settings(directory: &Path) -> Settings {
         directory: directory.to_owned(),
         durability: Durability::Process,
         segment_bytes_max: super::SEGMENT_BYTES_MAX,
+        bytes_max: super::BYTES_MAX,
         node: Some(NodeId::parse("n1").unwrap()),
         seq_floors: BTreeMap::new(),
     }
@@ -53,6 +54,24 @@ pub(crate) fn intent(second: i64) -> Intent {
         stream: false,
         body_bytes: None,
         is_consumption: true,
+    }
+}
+
+/// What that call has brought by `second`: so many tokens of text.
+pub(crate) fn progress(intent: &Intent, second: i64, delivered_tokens: u64) -> Progress {
+    Progress {
+        id: intent.id,
+        at: at(second),
+        model: None,
+        status: Some(200),
+        is_reported: false,
+        tokens: TokenCounts::default(),
+        units: Units::new(),
+        usage_raw: None,
+        service_tier: None,
+        anomaly: None,
+        delivered_tokens,
+        delivered_bytes: 0,
     }
 }
 

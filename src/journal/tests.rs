@@ -1,3 +1,5 @@
+mod stalls;
+
 use std::fs;
 use std::path::Path;
 use std::pin::pin;
@@ -6,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::samples::{at, bare_record, full_record, intent, json, open, settings};
+use super::samples::{at, bare_record, full_record, intent, json, open, progress, settings};
 use super::{Durability, Frame, Journal, JournalError, Kind, Limits, Lock, Opened, Position, Reader};
 use crate::ids::NodeId;
 use crate::record::Record;
@@ -233,6 +235,113 @@ fn an_intent_that_is_renewed_holds_back_no_segment_before() {
 }
 
 #[test]
+fn an_open_call_is_found_with_its_last_mark() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = super::Settings { segment_bytes_max: 4 << 10, ..settings(folder.path()) };
+    let Opened { journal, .. } = Journal::open(settings.clone()).unwrap();
+    let (marked, renewed, unmarked, ended, unknown) = (intent(1), intent(2), intent(3), intent(4), intent(5));
+    for one in [&marked, &renewed, &unmarked, &ended] {
+        journal.append_intent(one).unwrap();
+    }
+    for tokens in [7, 50] {
+        for one in [&marked, &renewed, &ended, &unknown] {
+            journal.append_progress(&progress(one, 60, tokens)).unwrap();
+        }
+        // Into another segment.
+        fill(&journal, 20);
+    }
+    journal.append_intent(&renewed).unwrap();
+    journal.append_record(bare_record(&ended)).unwrap();
+    let end = journal.end();
+    journal.append_progress(&progress(&ended, 61, 99)).unwrap();
+    assert_eq!(journal.end(), end, "nothing is written behind a call's record");
+    drop(journal);
+
+    let Opened { open_intents, progress, .. } = Journal::open(settings).unwrap();
+    assert_eq!(open_intents, [marked.clone(), renewed.clone(), unmarked]);
+    let mut found: Vec<_> = progress.values().map(|mark| (mark.id, mark.delivered_tokens)).collect();
+    found.sort_unstable();
+    assert_eq!(found, [(marked.id, 50), (renewed.id, 50)]);
+    let kinds: Vec<_> = frames(folder.path()).iter().map(|frame| (frame.kind == Kind::Progress, frame.seq)).collect();
+    // Two marks of three calls.
+    assert_eq!(kinds.iter().filter(|(is_mark, _)| *is_mark).count(), 6);
+    assert!(kinds.iter().all(|(is_mark, seq)| !is_mark || *seq == 0));
+}
+
+#[test]
+fn a_mark_behind_the_record_of_its_call_says_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ended, open_still) = (intent(1), intent(2));
+    {
+        let Opened { journal, .. } = open(folder.path());
+        for one in [&ended, &open_still] {
+            journal.append_intent(one).unwrap();
+            journal.append_progress(&progress(one, 60, 7)).unwrap();
+        }
+    }
+    // As a writer would leave them that does not look: the mark in a segment of its own, behind the record.
+    let marks = tempfile::tempdir().unwrap();
+    {
+        let Opened { journal, .. } = open(marks.path());
+        journal.append_intent(&ended).unwrap();
+        journal.append_record(bare_record(&ended)).unwrap();
+        let begin = journal.end().offset;
+        drop(journal);
+        let first = super::segment::path(folder.path(), 1);
+        let mut bytes = fs::read(&first).unwrap();
+        let whole = fs::read(super::segment::path(marks.path(), 1)).unwrap();
+        let mark = frame_of_mark(&bytes);
+        bytes.extend_from_slice(&whole[super::segment::HEADER_BYTES..usize::try_from(begin).unwrap()]);
+        bytes.extend_from_slice(&mark);
+        fs::write(first, bytes).unwrap();
+    }
+    let Opened { open_intents, progress, .. } = open(folder.path());
+    assert_eq!(open_intents, std::slice::from_ref(&open_still));
+    assert_eq!(progress.into_keys().collect::<Vec<_>>(), [open_still.id]);
+}
+
+/// The first mark's frame in a segment, as it stands there.
+fn frame_of_mark(segment: &[u8]) -> Vec<u8> {
+    let mut rest = &segment[super::segment::HEADER_BYTES..];
+    loop {
+        match super::frame::decode(rest) {
+            super::frame::Decoded::Whole { kind: Kind::Progress, bytes, .. } => return rest[..bytes].to_vec(),
+            super::frame::Decoded::Whole { bytes, .. } => rest = &rest[bytes..],
+            other @ (super::frame::Decoded::Partial { .. } | super::frame::Decoded::Broken(_)) => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_journal_of_the_first_format_is_read_and_one_of_the_next_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let lost = intent(9);
+    {
+        let Opened { journal, .. } = open(folder.path());
+        fill(&journal, 2);
+        journal.append_intent(&lost).unwrap();
+    }
+    let path = super::segment::path(folder.path(), 1);
+    let written = fs::read(&path).unwrap();
+    let in_format = |version: u32| {
+        let mut bytes = written.clone();
+        bytes[8..12].copy_from_slice(&version.to_le_bytes());
+        let covered = super::segment::HEADER_BYTES - 4;
+        let checksum = crc32fast::hash(&bytes[..covered]).to_le_bytes();
+        bytes[covered..super::segment::HEADER_BYTES].copy_from_slice(&checksum);
+        fs::write(&path, bytes).unwrap();
+    };
+    in_format(3);
+    let error = Journal::open(settings(folder.path())).unwrap_err();
+    assert!(matches!(error, JournalError::TooNew { found: 3, known: 2, .. }), "{error}");
+    in_format(1);
+    let Opened { journal, open_intents, .. } = open(folder.path());
+    assert_eq!(open_intents, [lost]);
+    drop(journal);
+    assert_eq!(records(folder.path()).len(), 2);
+}
+
+#[test]
 fn a_journal_taken_away_goes_on_behind_the_ledger() {
     let folder = tempfile::tempdir().unwrap();
     let seq_floors = [(NodeId::parse("n1").unwrap(), 81_734)].into();
@@ -254,7 +363,7 @@ fn power_durability_waits_for_the_disk() {
     let folder = tempfile::tempdir().unwrap();
     let power = super::Settings { durability: Durability::Power, ..settings(folder.path()) };
     let journal = Arc::new(Journal::open(power).unwrap().journal);
-    assert!(!journal.is_synced_on_append());
+    assert!(!journal.is_synced(&journal.append_intent(&intent(99)).unwrap()));
     let mut waits: Vec<_> =
         (0..50).map(|second| journal.synced(journal.append_intent(&intent(second)).unwrap())).map(Box::pin).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

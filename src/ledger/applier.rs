@@ -3,15 +3,17 @@
 //! A ledger that is locked, full or gone costs a longer journal. Nothing is skipped: the same batch is tried until it
 //! is in.
 
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::LedgerError;
+use jiff::{SignedDuration, Timestamp};
+
 use super::feed::Feed;
+use super::{LedgerError, Place};
 use crate::journal::{Journal, Position};
+use crate::period::{BUCKET_SECS, Bucket};
 
 /// How long appends gather before they become one transaction, and one waking of the thread.
 const GATHER: Duration = Duration::from_millis(40);
@@ -23,6 +25,28 @@ const IDLE: Duration = Duration::from_secs(1);
 const TRY_AGAIN: Duration = Duration::from_millis(250);
 /// How often a failure that goes on is logged.
 const LOG_AGAIN: Duration = Duration::from_secs(30);
+
+/// Records removed in one transaction: a few milliseconds, for which records that come in wait.
+const REMOVE_AT_ONCE: usize = 500;
+/// How often records that have become old are looked for.
+const REMOVE_AGAIN: Duration = Duration::from_mins(1);
+
+/// How long records are kept. Their sums are kept for ever.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// From the end of a call; to the next bucket.
+    pub keep: SignedDuration,
+    /// The clock.
+    pub now: fn() -> Timestamp,
+}
+
+impl Retention {
+    /// What ended before this is removed. Begins a bucket, so that no bucket loses some of its records.
+    fn before(&self) -> Option<Timestamp> {
+        let cutoff = (self.now)().checked_sub(self.keep).ok()?;
+        Timestamp::from_second(Bucket::of(cutoff).index().saturating_mul(BUCKET_SECS)).ok()
+    }
+}
 
 /// The running thread. Stop it, so that the ledger is up to date; dropping it stops it where it is.
 #[derive(Debug)]
@@ -49,11 +73,13 @@ struct Progress {
 }
 
 impl Applier {
-    /// Applies `journal` to the ledger in the file at `ledger`, from where that stands. `on_commit` runs on the
-    /// applier's thread after every transaction.
+    /// Applies `journal` to the ledger at `ledger`, from where that stands, and removes what `retention` does not keep
+    /// whenever there is nothing to apply; `None` keeps everything. `on_commit` runs on the applier's thread after every
+    /// transaction.
     pub fn start(
         journal: Arc<Journal>,
-        ledger: &Path,
+        ledger: &Place,
+        retention: Option<Retention>,
         on_commit: impl Fn() + Send + 'static,
     ) -> Result<Self, LedgerError> {
         let feed = Feed::open(ledger, journal.directory())?;
@@ -66,14 +92,14 @@ impl Applier {
             commits: AtomicU64::new(0),
             is_stopping: AtomicBool::new(false),
         });
-        let theirs = Arc::clone(&shared);
-        let path = ledger.to_owned();
+        let (theirs, journal_directory) = (Arc::clone(&shared), shared.journal.directory().to_owned());
+        let place = ledger.clone();
         let handle = thread::Builder::new()
             .name("applier".to_owned())
-            .spawn(move || theirs.run(feed, &path, &on_commit))
+            .spawn(move || theirs.run(feed, &place, retention, &on_commit))
             .map_err(|source| crate::journal::JournalError::Io {
                 what: "start a thread for",
-                path: PathBuf::from(ledger),
+                path: journal_directory,
                 source,
             })?;
         Ok(Self { shared, handle: Some(handle) })
@@ -140,8 +166,9 @@ impl Shared {
         self.is_stopping.load(Ordering::SeqCst)
     }
 
-    fn run(&self, mut feed: Feed, ledger: &Path, on_commit: &dyn Fn()) {
+    fn run(&self, mut feed: Feed, ledger: &Place, retention: Option<Retention>, on_commit: &dyn Fn()) {
         let mut logged_at: Option<Instant> = None;
+        let mut remove_at = Instant::now();
         loop {
             if self.is_stopping() && self.progress().stop_by.is_none_or(|stop_by| Instant::now() >= stop_by) {
                 return;
@@ -173,7 +200,15 @@ impl Shared {
                         if self.is_stopping() {
                             return;
                         }
-                        self.journal.wait_for_append(feed.position(), IDLE);
+                        let mut pause = IDLE;
+                        if let Some(retention) = retention.filter(|_| remove_at <= Instant::now()) {
+                            match remove_some(&mut feed, retention) {
+                                // As long as it took: others want the disk too.
+                                Some(took) => pause = took,
+                                None => remove_at = Instant::now().checked_add(REMOVE_AGAIN).unwrap_or(remove_at),
+                            }
+                        }
+                        self.journal.wait_for_append(feed.position(), pause);
                     }
                     // A full batch means that there is a backlog: nothing has to gather.
                     if step.frames < GATHER_BELOW && !self.is_stopping() {
@@ -196,6 +231,19 @@ impl Shared {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Removes some of the records that are too old. How long it took; `None`: there is nothing more to do now.
+fn remove_some(feed: &mut Feed, retention: Retention) -> Option<Duration> {
+    let begun = Instant::now();
+    match feed.remove_before(retention.before()?, REMOVE_AT_ONCE) {
+        Ok(0) => None,
+        Ok(_) => Some(begun.elapsed()),
+        Err(error) => {
+            tracing::error!(error = %chain(&error), "records that are too old stay in the ledger");
+            None
         }
     }
 }

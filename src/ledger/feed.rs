@@ -4,24 +4,45 @@
 //! taken away or lost its end, is found by the gap in the seqs: then the whole journal is offered again, and what is
 //! there already stays as it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+use jiff::Timestamp;
 
-use super::{LedgerError, buckets, records, sqlite};
+use super::{LedgerError, Place, Store};
 use crate::ids::NodeId;
-use crate::journal::{Frame, JournalError, Kind, Limits, Position, Reader};
+use crate::journal::{self, Frame, JournalError, Kind, Limits, Position, Reader};
 use crate::record::Record;
-use crate::usage::Outcome;
 
 /// One transaction's worth. Its fsync is shared by all of it; a reader waits for no more than it.
 const BATCH: Limits = Limits { frames: 2_000, bytes: 1 << 20 };
 
+/// How far a node's journal is applied.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Applied {
+    /// Behind the last frame.
+    pub(super) position: Position,
+    /// The last record's place in the node's order.
+    pub(super) last_seq: u64,
+}
+
+/// What a store takes in one transaction: all of one segment, so all of one node.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// The node whose records they are.
+    pub(super) node: NodeId,
+    /// At least one, in the order of their seqs.
+    pub(super) records: Vec<Record>,
+    /// The node's last seq before them.
+    pub(super) last_seq_before: u64,
+    /// How far the journal is applied with them.
+    pub(super) after: Applied,
+}
+
 /// Reads the journal, writes the ledger.
 #[derive(Debug)]
 pub(super) struct Feed {
-    connection: Connection,
+    store: Store,
     directory: PathBuf,
     reader: Reader,
     position: Position,
@@ -40,14 +61,16 @@ pub(super) struct Step {
 }
 
 impl Feed {
-    /// Goes on where the ledger in `ledger` stands.
-    pub(super) fn open(ledger: &Path, directory: &Path) -> Result<Self, LedgerError> {
-        let connection = sqlite::open(ledger)?;
-        let position = position(&connection)?;
-        let last_seqs = last_seqs(&connection)?;
+    /// Goes on where the ledger at `place` stands.
+    pub(super) fn open(place: &Place, directory: &Path) -> Result<Self, LedgerError> {
+        let nodes = journal::nodes(directory)?;
+        let store = Store::open_to_write(place, &nodes)?;
+        let applied = store.applied()?;
+        let position = position_of(&applied, &nodes);
+        let last_seqs = applied.into_iter().map(|(node, applied)| (node, applied.last_seq)).collect();
         let reader = Reader::open(directory, position)?;
         Ok(Self {
-            connection,
+            store,
             directory: directory.to_owned(),
             reader,
             position,
@@ -78,6 +101,11 @@ impl Feed {
         outcome
     }
 
+    /// Removes up to `limit` records that ended before `before`. How many; 0: there are no more.
+    pub(super) fn remove_before(&mut self, before: Timestamp, limit: usize) -> Result<usize, LedgerError> {
+        self.store.remove_before(before, limit)
+    }
+
     fn try_step(&mut self) -> Result<Step, LedgerError> {
         let batch = match self.reader.next_batch(self.batch) {
             // Perhaps the position fell between two frames of a journal that was written anew.
@@ -91,6 +119,7 @@ impl Feed {
             self.position = after;
             return Ok(Step { frames: batch.len(), records: 0 });
         }
+        let count = records.len();
         let mut last_seqs = self.last_seqs.clone();
         for record in &records {
             let last = last_seqs.entry(record.node.clone()).or_default();
@@ -102,16 +131,19 @@ impl Feed {
             }
             *last = (*last).max(record.seq);
         }
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        apply(&transaction, &records)?;
-        if let Some(record) = records.last() {
-            let last_seq = last_seqs.get(&record.node).copied().unwrap_or(0);
-            keep_position(&transaction, &record.node, after, last_seq)?;
+        if let Some(node) = records.last().map(|record| record.node.clone()) {
+            let last_seq = last_seqs.get(&node).copied().unwrap_or(0);
+            let last_seq_before = self.last_seqs.get(&node).copied().unwrap_or(0);
+            self.store.apply(&Batch {
+                node,
+                records,
+                last_seq_before,
+                after: Applied { position: after, last_seq },
+            })?;
         }
-        transaction.commit()?;
         self.last_seqs = last_seqs;
         self.position = after;
-        Ok(Step { frames: batch.len(), records: records.len() })
+        Ok(Step { frames: batch.len(), records: count })
     }
 
     fn rewind(&mut self, why: &'static str) -> Result<Step, LedgerError> {
@@ -123,87 +155,22 @@ impl Feed {
     }
 }
 
+/// Up to where a journal is applied that has had the names `nodes`, one after the other. What is known of other nodes
+/// is about other journals.
+pub(super) fn position_of(applied: &BTreeMap<NodeId, Applied>, nodes: &BTreeSet<NodeId>) -> Position {
+    let positions = nodes.iter().filter_map(|node| applied.get(node)).map(|applied| applied.position);
+    positions.max().unwrap_or(Position::START)
+}
+
 fn records_of(batch: &[(Position, Frame)]) -> Result<Vec<Record>, LedgerError> {
     batch
         .iter()
         .filter(|(_, frame)| frame.kind == Kind::Record)
         .map(|(_, frame)| {
-            frame.record().map_err(|source| LedgerError::Unreadable {
+            frame.record().map(Record::into_kept).map_err(|source| LedgerError::Unreadable {
                 what: format!("record {} of node `{}`", frame.seq, frame.node),
                 source,
             })
         })
         .collect()
-}
-
-fn apply(transaction: &Transaction<'_>, records: &[Record]) -> Result<(), LedgerError> {
-    let mut sums = buckets::Sums::default();
-    let mut insertion = records::insertion(transaction)?;
-    for record in records {
-        if records::insert(&mut insertion, record)? {
-            sums.add(record);
-            continue;
-        }
-        let seq = sqlite::integer(record.seq);
-        match records::place_of(transaction, &record.id)? {
-            Some((node, there)) if node == record.node.as_str() && there == seq => {}
-            Some((node, there)) => {
-                if record.outcome == Outcome::Orphaned {
-                    tracing::warn!(record = %record.id, "an orphan was settled before, it is counted once");
-                } else {
-                    tracing::error!(record = %record.id, node, seq = there, "a call was recorded twice, it is counted once");
-                }
-                transaction.execute(
-                    "INSERT INTO duplicates (node, seq, id) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-                    (record.node.as_str(), seq, record.id.as_bytes()),
-                )?;
-            }
-            None => return Err(LedgerError::Disagrees { node: record.node.clone(), seq: record.seq }),
-        }
-    }
-    sums.write(transaction)
-}
-
-fn keep_position(
-    transaction: &Transaction<'_>,
-    node: &NodeId,
-    position: Position,
-    last_seq: u64,
-) -> Result<(), LedgerError> {
-    // There is one journal here. What other nodes' rows say of places was about one that is gone.
-    transaction
-        .execute("UPDATE positions SET segment = 0, \"offset\" = 0 WHERE node <> ? AND segment > 0", [node.as_str()])?;
-    transaction
-        .prepare_cached(
-            "INSERT INTO positions (node, segment, \"offset\", last_seq) VALUES (?, ?, ?, ?) ON CONFLICT (node) \
-             DO UPDATE SET segment = excluded.segment, \"offset\" = excluded.\"offset\", last_seq = excluded.last_seq",
-        )?
-        .execute((
-            node.as_str(),
-            sqlite::integer(position.segment),
-            sqlite::integer(position.offset),
-            sqlite::integer(last_seq),
-        ))?;
-    Ok(())
-}
-
-/// Up to where the journal is applied.
-pub(super) fn position(connection: &Connection) -> Result<Position, LedgerError> {
-    let row = connection
-        .prepare_cached("SELECT segment, \"offset\" FROM positions ORDER BY segment DESC, \"offset\" DESC LIMIT 1")?
-        .query_row((), |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    Ok(row.map_or(Position::START, |(segment, offset)| Position {
-        segment: sqlite::count(segment),
-        offset: sqlite::count(offset),
-    }))
-}
-
-/// The last seq of every node.
-pub(super) fn last_seqs(connection: &Connection) -> Result<BTreeMap<NodeId, u64>, LedgerError> {
-    let mut statement = connection.prepare_cached("SELECT node, last_seq FROM positions")?;
-    let rows = statement
-        .query_map((), |row| Ok((sqlite::word(0, row.get(0)?)?, sqlite::count(row.get(1)?))))?
-        .collect::<Result<_, _>>()?;
-    Ok(rows)
 }

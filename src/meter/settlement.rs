@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use crate::ids::NodeId;
 use crate::operation::Operation;
-use crate::record::{CostByKind, Intent, Record};
+use crate::record::{CostByKind, Intent, Progress, Record};
 use crate::tokenizer;
 use crate::usage::{Anomaly, Estimate, Outcome, Provenance, TokenCounts, Units};
 use crate::wires::{Consumption, Countable, Observer, Reading, Wire};
 
 use super::jobs::{JobKey, Jobs, Mark};
+use super::progress::Marks;
 use super::verdict::{self, Counted, Ended, Verdict};
 use super::{Ending, HeldPrompt, Moment, milliseconds};
 
@@ -26,6 +27,7 @@ pub(super) struct Draft {
     pub(super) status: Option<u16>,
     pub(super) first_byte: Option<Duration>,
     pub(super) prompt: HeldPrompt,
+    pub(super) marks: Marks,
 }
 
 impl Draft {
@@ -40,6 +42,7 @@ impl Draft {
             status: None,
             first_byte: None,
             prompt: HeldPrompt::default(),
+            marks: Marks::default(),
         }
     }
 }
@@ -211,27 +214,54 @@ fn by_length(bytes: u64) -> Countable {
     Countable { bytes_beyond: bytes, ..Countable::default() }
 }
 
-fn length_of(bytes: &[u8]) -> u64 {
+pub(super) fn length_of(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
-/// The record of a call whose process died: its prompt by the length of its body, its end when it was found.
-pub(super) fn orphan(intent: Intent, found: Moment) -> Record {
-    let body = intent.body_bytes.filter(|_| verdict::counted_here(intent.operation) == Counted::Tokens).map(by_length);
-    let (began, is_consumption) = (intent.started_at, intent.is_consumption);
+/// The record of a call whose process died: what its answer had brought by the last mark, if there is one, its prompt by
+/// the length of its body where that is not reported, its end when it was found.
+pub(super) fn orphan(intent: Intent, progress: Option<Progress>, found: Moment) -> Record {
+    let (began, is_consumption, body_bytes) = (intent.started_at, intent.is_consumption, intent.body_bytes);
+    let is_counted_here = verdict::counted_here(intent.operation) == Counted::Tokens;
+    let has_output = intent.operation != Operation::Embeddings;
     let mut record = record_of(intent, found);
     record.outcome = Outcome::Orphaned;
     record.model.clone_from(&record.model_requested);
     record.duration_ms = u64::try_from(found.at.duration_since(began).as_millis()).unwrap_or(0);
-    if !is_consumption {
-        record.provenance = Provenance::None;
-    } else if let Some(body) = body {
-        let model = record.model.as_deref().unwrap_or_default();
-        let estimated = tokenizer::estimate(Some(&body), None, 0, model, record.provider.as_str());
-        record.tokens.input = estimated.input;
-        record.estimate = Some(estimated.estimate);
-        record.provenance = Provenance::Estimated;
+    let (mut is_reported, mut delivered) = (false, None);
+    if let Some(progress) = progress {
+        record.model = progress.model.or(record.model);
+        record.status = progress.status;
+        record.tokens = progress.tokens;
+        record.units = progress.units;
+        record.usage_raw = progress.usage_raw;
+        record.service_tier = progress.service_tier;
+        record.anomaly = progress.anomaly;
+        is_reported = progress.is_reported;
+        let (tokens, bytes_beyond) = (progress.delivered_tokens, progress.delivered_bytes);
+        delivered = Some(Countable { bytes_beyond, tokens, ..Countable::default() });
     }
+    let is_error = record.status.is_some_and(|status| status >= 400);
+    let prompt = body_bytes.filter(|_| record.tokens.input.is_none()).map(by_length);
+    let delivered = delivered.filter(|_| has_output && record.tokens.output.is_none());
+    let is_partial = !record.tokens.is_empty();
+    record.provenance = if !is_consumption || (is_error && !is_partial) {
+        Provenance::None
+    } else if is_reported {
+        Provenance::Reported
+    } else if is_counted_here && (prompt.is_some() || delivered.is_some() || is_partial) {
+        let (known, model) = (record.tokens.total(), record.model.as_deref().unwrap_or_default());
+        let estimated =
+            tokenizer::estimate(prompt.as_ref(), delivered.as_ref(), known, model, record.provider.as_str());
+        record.tokens.input = record.tokens.input.or(estimated.input);
+        record.tokens.output = record.tokens.output.or(estimated.output);
+        record.estimate = Some(estimated.estimate);
+        if is_partial { Provenance::Partial } else { Provenance::Estimated }
+    } else if is_partial {
+        Provenance::Partial
+    } else {
+        Provenance::Unknown
+    };
     record
 }
 

@@ -1,5 +1,11 @@
 //! Watch: a call, and the reader of its answer's copy.
 
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::Context;
+
+use tokio::time::Sleep;
+
 use super::body::Kept;
 use crate::framing::Framer;
 use crate::journal::Appended;
@@ -12,6 +18,8 @@ pub(crate) struct Watch {
     call: Option<OpenCall>,
     look: Look,
     has_ended: bool,
+    /// Wakes a stream that has stalled behind its last mark.
+    mark_timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// What is looked at of an answer.
@@ -56,7 +64,7 @@ pub(crate) fn units_of(request_bytes: u64, response_bytes: u64) -> Units {
 
 impl Watch {
     pub(crate) fn new(call: OpenCall, look: Look) -> Self {
-        Self { call: Some(call), look, has_ended: false }
+        Self { call: Some(call), look, has_ended: false, mark_timer: None }
     }
 
     /// Reads `chunk`; true when it held the answer's terminal event.
@@ -67,7 +75,11 @@ impl Watch {
         match &mut self.look {
             Look::Read(Reader { framer, observer }) => {
                 framer.feed(chunk, &mut |unit| show(&mut **observer, unit));
-                observer.is_terminal()
+                let is_terminal = observer.is_terminal();
+                if let Some(call) = self.call.as_mut().filter(|_| !is_terminal) {
+                    call.progressed(&mut **observer);
+                }
+                is_terminal
             }
             Look::Count(passed) => {
                 let bytes = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
@@ -75,6 +87,22 @@ impl Watch {
                 false
             }
             Look::Away => false,
+        }
+    }
+
+    /// While nothing more comes: has what did come noted when that is due.
+    pub(crate) fn poll_mark(&mut self, context: &mut Context<'_>) {
+        let (Some(call), Look::Read(Reader { observer, .. })) = (&mut self.call, &mut self.look) else { return };
+        while let Some(due) = call.mark_due() {
+            let due = tokio::time::Instant::from_std(due);
+            let timer = self.mark_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+            if timer.deadline() != due {
+                timer.as_mut().reset(due);
+            }
+            if timer.as_mut().poll(context).is_pending() {
+                return;
+            }
+            call.mark(&mut **observer);
         }
     }
 

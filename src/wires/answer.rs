@@ -8,7 +8,7 @@ use super::delivered::{Delivered, Text};
 use super::object::Object;
 use super::retold::Retold;
 use super::told::{Cached, Told};
-use super::{Countable, Job, Observer, Reading, UsageSeen};
+use super::{Job, Observer, Reading, UsageSeen};
 use crate::framing::compact::compacted;
 use crate::usage::Units;
 
@@ -138,8 +138,8 @@ impl Observer for Answer {
         }
     }
 
-    fn delivered(&self) -> Countable {
-        self.delivered.as_ref().map(Delivered::countable).unwrap_or_default()
+    fn kept(&self) -> Option<&Delivered> {
+        self.delivered.as_ref()
     }
 }
 

@@ -293,8 +293,8 @@ impl Observer for Messages {
         }
     }
 
-    fn delivered(&self) -> Countable {
-        self.delivered.countable()
+    fn kept(&self) -> Option<&Delivered> {
+        Some(&self.delivered)
     }
 }
 

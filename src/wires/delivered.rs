@@ -19,7 +19,7 @@ const TEXT_BYTES_MAX: usize = 64 << 10;
 const STRIDE: usize = 16;
 
 /// Collects the text of one answer.
-pub(super) struct Delivered {
+pub struct Delivered {
     read: fn(&[u8], &mut Text),
     /// Text of units so long that they were read at once.
     text: Text,
@@ -48,6 +48,29 @@ struct Likeness {
 /// Text found so far.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Text(Countable);
+
+/// How far the text of an answer was taken up, to be counted while more of it comes.
+#[derive(Clone, Default)]
+pub struct Bookmark {
+    kept: usize,
+    differences: usize,
+    text_bytes: usize,
+    text_bytes_beyond: u64,
+    bytes_beyond: u64,
+    /// The unit that was the last: the next is like it.
+    last: Vec<u8>,
+}
+
+/// What came behind a bookmark, not looked into yet.
+pub struct Unread {
+    read: fn(&[u8], &mut Text),
+    text: Text,
+    before: Vec<u8>,
+    differences: Vec<u8>,
+    kept: Vec<Likeness>,
+    known_bytes: u64,
+    bytes_beyond: u64,
+}
 
 impl Text {
     /// Appends a piece of text; a value that is no string counts as the JSON it is, null as nothing.
@@ -142,29 +165,85 @@ impl Delivered {
     /// All text so far.
     pub(super) fn countable(&self) -> Countable {
         let mut text = self.text.clone();
-        self.read_into(&mut text);
-        // What was not kept holds as much text as what was.
+        read_units(self.read, &self.kept, &self.differences, Vec::new(), &mut text);
         let known = length(text.0.text.len()).saturating_add(text.0.bytes_beyond);
-        let beyond = u128::from(self.bytes_beyond).saturating_mul(u128::from(known));
-        let beyond = beyond.checked_div(u128::from(self.known_bytes)).unwrap_or(0);
-        text.0.bytes_beyond = text.0.bytes_beyond.saturating_add(u64::try_from(beyond).unwrap_or(u64::MAX));
+        text.0.bytes_beyond = text.0.bytes_beyond.saturating_add(scaled(known, self.bytes_beyond, self.known_bytes));
         text.0
     }
 
-    fn read_into(&self, text: &mut Text) {
-        let mut differences = self.differences.as_slice();
-        let (mut before, mut unit) = (Vec::new(), Vec::new());
-        for likeness in &self.kept {
-            let (difference, rest) = differences.split_at_checked(likeness.difference).unwrap_or_default();
-            differences = rest;
-            unit.clear();
-            unit.extend_from_slice(before.get(..likeness.begin).unwrap_or_default());
-            unit.extend_from_slice(difference);
-            let end = before.len().saturating_sub(likeness.end);
-            unit.extend_from_slice(before.get(end..).unwrap_or_default());
-            (self.read)(&unit, text);
-            std::mem::swap(&mut before, &mut unit);
-        }
+    /// What came behind `from`, and where that ends; `None` where nothing came. Copies, and looks into nothing.
+    pub fn since(&self, from: &Bookmark) -> Option<(Unread, Bookmark)> {
+        let to = Bookmark {
+            kept: self.kept.len(),
+            differences: self.differences.len(),
+            text_bytes: self.text.0.text.len(),
+            text_bytes_beyond: self.text.0.bytes_beyond,
+            bytes_beyond: self.bytes_beyond,
+            last: self.last.clone(),
+        };
+        let has_more = to.kept > from.kept
+            || to.text_bytes > from.text_bytes
+            || to.text_bytes_beyond > from.text_bytes_beyond
+            || to.bytes_beyond > from.bytes_beyond;
+        has_more.then(|| {
+            let text = Countable {
+                text: self.text.0.text.get(from.text_bytes..).unwrap_or_default().to_owned(),
+                bytes_beyond: to.text_bytes_beyond.saturating_sub(from.text_bytes_beyond),
+                ..Countable::default()
+            };
+            let unread = Unread {
+                read: self.read,
+                text: Text(text),
+                before: from.last.clone(),
+                differences: self.differences.get(from.differences..).unwrap_or_default().to_vec(),
+                kept: self.kept.get(from.kept..).unwrap_or_default().to_vec(),
+                known_bytes: self.known_bytes,
+                bytes_beyond: self.bytes_beyond,
+            };
+            (unread, to)
+        })
+    }
+}
+
+impl Unread {
+    /// The text in it. Slow: not for the data path.
+    pub fn text(&self) -> Countable {
+        let mut text = self.text.clone();
+        read_units(self.read, &self.kept, &self.differences, self.before.clone(), &mut text);
+        text.0
+    }
+
+    /// How much of something there is in all that came of the answer, if `known` of it is in what was kept.
+    pub fn whole(&self, known: u64) -> u64 {
+        known.saturating_add(scaled(known, self.bytes_beyond, self.known_bytes))
+    }
+}
+
+/// `known · beyond / of`: what was not kept holds as much as what was.
+fn scaled(known: u64, beyond: u64, of: u64) -> u64 {
+    let product = u128::from(beyond).saturating_mul(u128::from(known));
+    product.checked_div(u128::from(of)).map_or(0, |scaled| u64::try_from(scaled).unwrap_or(u64::MAX))
+}
+
+/// Puts units together from how each is like the one before, the first like `before`, and reads them.
+fn read_units(
+    read: fn(&[u8], &mut Text),
+    kept: &[Likeness],
+    mut differences: &[u8],
+    mut before: Vec<u8>,
+    text: &mut Text,
+) {
+    let mut unit = Vec::new();
+    for likeness in kept {
+        let (difference, rest) = differences.split_at_checked(likeness.difference).unwrap_or_default();
+        differences = rest;
+        unit.clear();
+        unit.extend_from_slice(before.get(..likeness.begin).unwrap_or_default());
+        unit.extend_from_slice(difference);
+        let end = before.len().saturating_sub(likeness.end);
+        unit.extend_from_slice(before.get(end..).unwrap_or_default());
+        read(&unit, text);
+        std::mem::swap(&mut before, &mut unit);
     }
 }
 
@@ -187,6 +266,13 @@ fn same_at_end(one: &[u8], other: &[u8]) -> usize {
 
 fn length(bytes: usize) -> u64 {
     u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
+impl fmt::Debug for Unread {
+    /// Sizes only: text is never printed.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Unread").field("kept_units", &self.kept.len()).finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for Delivered {
@@ -237,7 +323,53 @@ mod tests {
         assert_eq!((countable.text.len(), countable.bytes_beyond), (27, length(KEPT_BYTES_MAX + 1)));
     }
 
+    /// Reads `units` as they come, and what is new behind every one that `is_mark` says; all that was read, and what the
+    /// last reading takes to be in the whole.
+    fn read_on_the_way<'a>(units: impl Iterator<Item = &'a [u8]>, is_mark: impl Fn(usize) -> bool) -> (String, u64) {
+        let mut delivered = delivered(0, b"");
+        let (mut bookmark, mut text, mut measured, mut whole) = (Bookmark::default(), String::new(), 0, 0);
+        for (at, unit) in units.enumerate() {
+            delivered.push(unit);
+            if is_mark(at)
+                && let Some((unread, to)) = delivered.since(&bookmark)
+            {
+                let countable = unread.text();
+                text += &countable.text;
+                measured += countable.bytes_beyond;
+                whole = unread.whole(length(text.len()) + measured);
+                bookmark = to;
+            }
+        }
+        assert!(delivered.since(&bookmark).is_none(), "everything is read");
+        (text, whole)
+    }
+
+    #[test]
+    fn a_stream_read_on_the_way_is_as_long_as_it_is() {
+        let (short, long) = ("z".repeat(100), "y".repeat(KEPT_BYTES_MAX + 1));
+        for units in [vec![&short; 3], vec![&long; 3], vec![&short, &long, &short], vec![&long, &short, &short]] {
+            let bytes = units.iter().map(|unit| unit.len()).sum::<usize>();
+            let (_, whole) = read_on_the_way(units.iter().map(|unit| unit.as_bytes()), |_| true);
+            assert_eq!(whole, length(bytes), "{:?}", units.iter().map(|unit| unit.len()).collect::<Vec<_>>());
+        }
+        let units: Vec<String> = (0..50_000_u64).map(|number| format!("[{:09}]", number * 7_919)).collect();
+        let (text, whole) = read_on_the_way(units.iter().map(String::as_bytes), |at| at % 50 == 49);
+        assert!(text.len() < KEPT_BYTES_MAX, "nothing is copied that was not kept");
+        assert_eq!(whole, 550_000);
+    }
+
     proptest! {
+        #[test]
+        fn what_is_read_on_the_way_is_what_is_read_at_the_end(
+            units in prop::collection::vec("[ab]{0,40}", 0..20),
+            every in 1..5_usize,
+        ) {
+            let last = units.len().saturating_sub(1);
+            let is_mark = |at: usize| at.is_multiple_of(every) || at == last;
+            let (text, _) = read_on_the_way(units.iter().map(String::as_bytes), is_mark);
+            prop_assert_eq!(text, units.concat());
+        }
+
         #[test]
         fn every_unit_is_read_as_it_came(units in prop::collection::vec("[ab]{0,40}", 0..20)) {
             let mut delivered = Delivered::new(|unit, text| {

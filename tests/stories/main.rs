@@ -7,10 +7,19 @@
 
 #[path = "../support/asks.rs"]
 mod asks;
+#[expect(dead_code, reason = "each story uses what it needs")]
+#[path = "../support/chaos.rs"]
+mod chaos;
+#[path = "../support/checker.rs"]
+mod checker;
+#[path = "../support/calls.rs"]
+mod calls;
 #[path = "../support/fake_upstream.rs"]
 mod fake_upstream;
 #[path = "../support/machine.rs"]
 mod machine;
+#[path = "../support/oracle.rs"]
+mod oracle;
 #[path = "../support/raw_upstream.rs"]
 mod raw_upstream;
 #[expect(dead_code, reason = "each story uses what it needs")]
@@ -18,23 +27,29 @@ mod raw_upstream;
 mod recorded;
 #[path = "../support/stand.rs"]
 mod stand;
+#[path = "../support/storm.rs"]
+mod storm;
 
 mod attribution;
 mod bytes;
 mod config;
 mod corpus;
-mod crashes;
 mod crowds;
 mod dialects;
 mod disconnects;
 mod drain;
 mod economy;
 mod egress;
+mod faults;
 mod first_call;
+mod harness;
 mod hostile;
 mod jobs;
+mod kills;
 mod leaving;
+mod ledgers;
 mod memory;
+mod orphans;
 mod prometheus;
 mod records;
 mod refusals;

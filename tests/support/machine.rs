@@ -26,6 +26,18 @@ pub(crate) fn seed() -> u64 {
     seed
 }
 
+/// Whether `TOKENMETER_LONG=1` asks for the long variant of a story that has one.
+#[expect(clippy::disallowed_methods, reason = "how long tests may take is for who runs them to say")]
+pub(crate) fn is_long() -> bool {
+    std::env::var("TOKENMETER_LONG").is_ok_and(|long| long == "1")
+}
+
+/// This instant, as records tell theirs.
+#[expect(clippy::disallowed_methods, reason = "what the server's clock says is held against a clock")]
+pub(crate) fn now() -> String {
+    jiff::Timestamp::now().to_string()
+}
+
 /// A small generator: the same for the same seed.
 #[derive(Clone, Debug)]
 pub(crate) struct Dice(u64);

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::super::models::Models;
 use super::super::object::Object;
 use super::super::told::{Cached, Told};
-use super::super::{Countable, Observer, Reading, UsageSeen};
+use super::super::{Observer, Reading, UsageSeen};
 use super::usage::Usage;
 use crate::framing::compact::compacted;
 
@@ -75,9 +75,5 @@ impl Observer for Results {
             anomaly,
             ..Reading::default()
         }
-    }
-
-    fn delivered(&self) -> Countable {
-        Countable::default()
     }
 }

@@ -2,7 +2,7 @@
 
 use super::super::delivered::{Delivered, Text};
 use super::super::object::Object;
-use super::super::{Countable, Observer, Reading};
+use super::super::{Observer, Reading};
 
 /// Reads an answer.
 #[derive(Debug)]
@@ -43,8 +43,8 @@ impl Observer for Completion {
         }
     }
 
-    fn delivered(&self) -> Countable {
-        self.delivered.countable()
+    fn kept(&self) -> Option<&Delivered> {
+        Some(&self.delivered)
     }
 }
 

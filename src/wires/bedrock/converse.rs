@@ -10,7 +10,7 @@ use crate::wires::delivered::{Delivered, Text};
 use crate::wires::markers;
 use crate::wires::object::Object;
 use crate::wires::told::{Cached, Told};
-use crate::wires::{Countable, Observer, Reading, UsageSeen};
+use crate::wires::{Observer, Reading, UsageSeen};
 
 /// Reads an answer.
 #[derive(Debug)]
@@ -117,8 +117,8 @@ impl Observer for Converse {
         }
     }
 
-    fn delivered(&self) -> Countable {
-        self.delivered.countable()
+    fn kept(&self) -> Option<&Delivered> {
+        Some(&self.delivered)
     }
 }
 

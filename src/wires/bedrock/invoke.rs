@@ -12,8 +12,9 @@ use serde::Deserialize;
 use super::aside::{Aside, METRICS};
 use super::native::Native;
 use crate::operation::Operation;
+use crate::wires::delivered::Delivered;
 use crate::wires::object::Object;
-use crate::wires::{Countable, Observer, Reading, markers};
+use crate::wires::{Observer, Reading, markers};
 
 /// A chunk's buffer is not kept larger.
 const CHUNK_BYTES_KEPT: usize = 16 << 10;
@@ -121,8 +122,8 @@ impl Observer for Invocation {
         reading
     }
 
-    fn delivered(&self) -> Countable {
-        self.native.delivered()
+    fn kept(&self) -> Option<&Delivered> {
+        self.native.kept()
     }
 }
 

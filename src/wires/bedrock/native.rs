@@ -4,9 +4,10 @@ use super::converse::Converse;
 use super::plain::Plain;
 use crate::operation::Operation;
 use crate::wires::anthropic::Anthropic;
+use crate::wires::delivered::Delivered;
 use crate::wires::object::Object;
 use crate::wires::openai::OpenAi;
-use crate::wires::{Countable, Observer, Reading, Wire};
+use crate::wires::{Observer, Reading, Wire};
 
 /// Reads the words of one model.
 pub(super) enum Native {
@@ -66,11 +67,11 @@ impl Native {
         }
     }
 
-    pub(super) fn delivered(&self) -> Countable {
+    pub(super) fn kept(&self) -> Option<&Delivered> {
         match self {
-            Self::Unknown(_) => Countable::default(),
-            Self::Shared(observer) => observer.delivered(),
-            Self::Plain(plain) => plain.delivered(),
+            Self::Unknown(_) => None,
+            Self::Shared(observer) => observer.kept(),
+            Self::Plain(plain) => Some(plain.kept()),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::wires::delivered::{Delivered, Text};
 use crate::wires::object::Object;
 use crate::wires::retold::Retold;
 use crate::wires::told::{Cached, Told};
-use crate::wires::{Countable, Reading, UsageSeen};
+use crate::wires::{Reading, UsageSeen};
 
 /// Names of the prompt's tokens: Titan's, Llama's.
 const INPUT: [&str; 2] = ["inputTextTokenCount", "prompt_token_count"];
@@ -154,8 +154,8 @@ impl Plain {
         Reading { usage, tokens, usage_raw: self.raw(), anomaly, is_finished, ..Reading::default() }
     }
 
-    pub(super) fn delivered(&self) -> Countable {
-        self.delivered.countable()
+    pub(super) fn kept(&self) -> &Delivered {
+        &self.delivered
     }
 }
 

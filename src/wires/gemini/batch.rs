@@ -8,7 +8,7 @@ use crate::usage::Anomaly;
 use crate::wires::models::Models;
 use crate::wires::object::Object;
 use crate::wires::told::{Cached, Told};
-use crate::wires::{Countable, Job, Observer, Reading, UsageSeen};
+use crate::wires::{Job, Observer, Reading, UsageSeen};
 
 /// The members of a batch that hold the usage and the model of each of its responses.
 pub(super) const USAGES: &str = "response.inlinedResponses.inlinedResponses[].response.usageMetadata";
@@ -91,9 +91,5 @@ impl Observer for Results {
             job: self.job.clone(),
             ..Reading::default()
         }
-    }
-
-    fn delivered(&self) -> Countable {
-        Countable::default()
     }
 }

@@ -13,7 +13,7 @@ use crate::wires::delivered::{Delivered, Text};
 use crate::wires::object::Object;
 use crate::wires::retold::Retold;
 use crate::wires::told::Cached;
-use crate::wires::{Countable, Observer, Reading, UsageSeen, markers};
+use crate::wires::{Observer, Reading, UsageSeen, markers};
 
 /// What counts are of, what a tier is told by, and what makes an answer a batch.
 const DECISIVE: &[&str] = &["modality", "trafficType", "traffic_type", "name"];
@@ -161,8 +161,8 @@ impl Observer for Generated {
         }
     }
 
-    fn delivered(&self) -> Countable {
-        self.delivered.countable()
+    fn kept(&self) -> Option<&Delivered> {
+        Some(&self.delivered)
     }
 }
 

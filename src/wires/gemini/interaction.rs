@@ -9,7 +9,7 @@ use crate::usage::{Anomaly, Units};
 use crate::wires::delivered::{Delivered, Text};
 use crate::wires::object::{Count, Object};
 use crate::wires::told::{Cached, Told};
-use crate::wires::{Countable, Job, Observer, Reading, UsageSeen, markers};
+use crate::wires::{Job, Observer, Reading, UsageSeen, markers};
 
 /// Reads an answer.
 #[derive(Debug)]
@@ -163,8 +163,8 @@ impl Observer for Interaction {
         }
     }
 
-    fn delivered(&self) -> Countable {
-        self.delivered.countable()
+    fn kept(&self) -> Option<&Delivered> {
+        Some(&self.delivered)
     }
 }
 

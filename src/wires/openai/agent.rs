@@ -4,7 +4,7 @@ use super::answer::Answer;
 use crate::operation::Operation;
 use crate::wires::markers;
 use crate::wires::object::Object;
-use crate::wires::{Countable, Observer, Reading, UsageSeen};
+use crate::wires::{Observer, Reading, UsageSeen};
 
 /// Reads an answer.
 #[derive(Debug)]
@@ -72,9 +72,5 @@ impl Observer for Agent {
 
     fn reading(&mut self) -> Reading {
         self.answer.reading()
-    }
-
-    fn delivered(&self) -> Countable {
-        Countable::default()
     }
 }

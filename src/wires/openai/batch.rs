@@ -11,7 +11,7 @@ use crate::operation::Operation;
 use crate::usage::{Anomaly, TokenCounts, Units};
 use crate::wires::markers;
 use crate::wires::object::{Object, string};
-use crate::wires::{Countable, Observer, Reading, UsageSeen};
+use crate::wires::{Observer, Reading, UsageSeen};
 
 /// Reads the lines.
 #[derive(Debug)]
@@ -116,10 +116,6 @@ impl Observer for Batch {
             anomaly: self.anomaly,
             ..Reading::default()
         }
-    }
-
-    fn delivered(&self) -> Countable {
-        Countable::default()
     }
 }
 

@@ -8,7 +8,7 @@ use crate::framing::compact::compacted;
 use crate::operation::Operation;
 use crate::wires::markers;
 use crate::wires::object::Object;
-use crate::wires::{Countable, Observer, Reading, UsageSeen};
+use crate::wires::{Observer, Reading, UsageSeen};
 
 /// Reads an answer.
 #[derive(Debug)]
@@ -88,9 +88,5 @@ impl Observer for Billed {
             reading.usage_raw.clone_from(&self.evidence);
         }
         reading
-    }
-
-    fn delivered(&self) -> Countable {
-        Countable::default()
     }
 }

@@ -7,7 +7,7 @@ use crate::wires::delivered::{Delivered, Text};
 use crate::wires::markers;
 use crate::wires::object::{Count, Object};
 use crate::wires::retold::Retold;
-use crate::wires::{Countable, Observer, Reading, UsageSeen};
+use crate::wires::{Observer, Reading, UsageSeen};
 
 /// Events looked into for the model: Azure's first names an empty one, some servers name none ever.
 const MODEL_LOOKS_MAX: u8 = 4;
@@ -153,8 +153,8 @@ impl Observer for Chat {
         self.answer.reading_by(if is_reported { &self.answer.usage } else { self.llama.usage() })
     }
 
-    fn delivered(&self) -> Countable {
-        self.delivered.countable()
+    fn kept(&self) -> Option<&Delivered> {
+        Some(&self.delivered)
     }
 }
 

@@ -5,7 +5,7 @@ use crate::operation::Operation;
 use crate::wires::delivered::{Delivered, Text};
 use crate::wires::markers;
 use crate::wires::object::Object;
-use crate::wires::{Countable, Observer, Reading, UsageSeen};
+use crate::wires::{Observer, Reading, UsageSeen};
 
 /// Reads an answer.
 #[derive(Debug)]
@@ -86,8 +86,8 @@ impl Observer for Responses {
         self.answer.reading()
     }
 
-    fn delivered(&self) -> Countable {
-        self.delivered.countable()
+    fn kept(&self) -> Option<&Delivered> {
+        Some(&self.delivered)
     }
 }
 
