@@ -216,7 +216,7 @@ impl Books {
         let mut progress = opened.progress;
         for intent in opened.open_intents {
             let brought = progress.remove(&intent.id);
-            meter.close_orphan(intent, brought, Moment::now());
+            meter.close_orphan(intent, brought, meter.now());
         }
         let retention = config.ledger.keep_records.map(|keep| Retention { keep, now: || Moment::now().at });
         let applier = Applier::start(Arc::clone(&journal), &places.ledger, retention, || {})?;
@@ -312,7 +312,7 @@ impl Facts for Live {
         let failed = |error| ReportError::Failed(Some(error));
         let month = match month {
             Some(month) => Month::parse(month).map_err(|error| ReportError::Asked(format!("`month` {error}")))?,
-            None => Month::of(Moment::now().at, &self.zone),
+            None => Month::of(self.books.meter.now().at, &self.zone),
         };
         let by = dimensions(by).map_err(ReportError::Asked)?;
         let ledger = Ledger::open(&self.books.places.ledger).map_err(failed)?;
@@ -405,7 +405,7 @@ impl Kept {
     }
 
     fn show_month(&mut self) -> Result<(), LedgerError> {
-        let month = Month::of(Moment::now().at, &self.zone);
+        let month = Month::of(self.books.meter.now().at, &self.zone);
         let commits = self.books.with_applier(Applier::commits).unwrap_or(0);
         if self.shown == Some((month, commits)) {
             return Ok(());

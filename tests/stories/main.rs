@@ -7,13 +7,13 @@
 
 #[path = "../support/asks.rs"]
 mod asks;
+#[path = "../support/calls.rs"]
+mod calls;
 #[expect(dead_code, reason = "each story uses what it needs")]
 #[path = "../support/chaos.rs"]
 mod chaos;
 #[path = "../support/checker.rs"]
 mod checker;
-#[path = "../support/calls.rs"]
-mod calls;
 #[path = "../support/fake_upstream.rs"]
 mod fake_upstream;
 #[path = "../support/machine.rs"]
@@ -32,6 +32,7 @@ mod storm;
 
 mod attribution;
 mod bytes;
+mod clocks;
 mod config;
 mod corpus;
 mod crowds;
