@@ -68,7 +68,7 @@ fn main() {
             for mark in 0..MARKS {
                 (0..UNITS).for_each(|unit| observer.unit(units[(mark * UNITS + unit * 7) % units.len()].as_bytes()));
                 let begun = Instant::now();
-                call.mark(&*observer);
+                call.mark(&mut *observer);
                 times.push(begun.elapsed());
                 // Nothing queues: what is measured is a mark that is taken.
                 std::thread::sleep(Duration::from_millis(1));

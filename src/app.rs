@@ -268,7 +268,7 @@ impl Books {
         let mut progress = opened.progress;
         for intent in opened.open_intents {
             let brought = progress.remove(&intent.id);
-            meter.close_orphan(intent, brought, Moment::now());
+            meter.close_orphan(intent, brought, meter.now());
         }
         let applier = Arc::new(Mutex::new(Some(applier)));
         Ok(Self { places, journal, metrics, meter, applier, keys_are_known: Arc::default() })
@@ -400,7 +400,7 @@ impl Facts for Live {
         let failed = |error| ReportError::Failed(Some(error));
         let month = match month {
             Some(month) => Month::parse(month).map_err(|error| ReportError::Asked(format!("`month` {error}")))?,
-            None => Month::of(Moment::now().at, &self.zone),
+            None => Month::of(self.books.meter.now().at, &self.zone),
         };
         let by = dimensions(by).map_err(ReportError::Asked)?;
         // One at a time: each is a connection of its own.

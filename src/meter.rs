@@ -4,6 +4,7 @@
 //! there before the client gets the end of the answer. Exactly once: a call that is dropped closes too. This file is
 //! order, not rules: prices, counts and files are made elsewhere. It owns the clock.
 
+mod clock;
 mod counting;
 mod gaps;
 mod jobs;
@@ -28,6 +29,7 @@ use crate::wires::{Consumption, Observer, Wire};
 
 pub use jobs::{JOBS_KEPT_FOR, JOBS_MAX};
 
+use clock::Clock;
 use counting::Counting;
 use gaps::Gaps;
 use jobs::Jobs;
@@ -40,6 +42,7 @@ pub struct Meter {
     counting: Counting,
     jobs: Jobs,
     gaps: Gaps,
+    clock: Clock,
 }
 
 /// What turns a finished draft into a fact: shared by the data path and the counting thread.
@@ -60,7 +63,7 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// This moment.
+    /// This moment, by the clocks themselves; for a record, [`Meter::now`] tells it.
     #[expect(clippy::disallowed_methods, reason = "the meter owns the clock")]
     pub fn now() -> Self {
         Self { at: Timestamp::now(), instant: Instant::now() }
@@ -105,7 +108,22 @@ impl Meter {
     pub fn start(journal: Arc<Journal>, prices: Arc<PriceBook>, metrics: Arc<Metrics>) -> std::io::Result<Arc<Self>> {
         let books = Bookkeeping { journal, prices, metrics };
         let counting = Counting::start(books.clone())?;
-        Ok(Arc::new(Self { books, counting, jobs: Jobs::new(JOBS_MAX), gaps: Gaps::default() }))
+        let (jobs, gaps, clock) = (Jobs::new(JOBS_MAX), Gaps::default(), Clock::default());
+        Ok(Arc::new(Self { books, counting, jobs, gaps, clock }))
+    }
+
+    /// This moment, as records tell the time: the wall clock's, but for small steps back.
+    pub fn now(&self) -> Moment {
+        let Moment { at: shown, instant } = Moment::now();
+        let (at, stepped_back) = self.clock.tell(shown);
+        if let Some(step) = stepped_back {
+            self.books.metrics.clock_stepped_back();
+            tracing::warn!(
+                step_seconds = step.as_secs(),
+                "the wall clock went back; records that follow may go into a month that was over"
+            );
+        }
+        Moment { at, instant }
     }
 
     /// Learns what the records of earlier processes say of jobs, in their order. Before the first call.
@@ -304,7 +322,7 @@ impl OpenCall {
     fn settle(&mut self, outcome: Outcome, ending: Ending) -> Option<Appended> {
         let draft = self.draft.take()?;
         let Meter { books, counting, jobs, .. } = &*self.meter;
-        match settlement::settle(draft, outcome, ending, Moment::now(), jobs) {
+        match settlement::settle(draft, outcome, ending, self.meter.now(), jobs) {
             Settlement::Record(record, mark) => match books.commit(*record) {
                 Ok(appended) => {
                     if let Some(mark) = mark {

@@ -114,6 +114,8 @@ families! {
     ledger_lag_seconds: Gauge;
     /// Batches that the ledger did not take; each is tried again.
     ledger_failures_total: IntCounter;
+    /// Times that the wall clock went back by more than 5 s while tokenmeter ran. Records tell the time that it shows.
+    clock_steps_back_total: IntCounter;
     /// Records whose label value was beyond the bound of that label and is shown as `other`.
     label_overflow_total: IntCounterVec by ["label"];
     /// Always 1; the version is its label.
@@ -293,6 +295,11 @@ impl Metrics {
     /// The ledger did not take `batches` batches.
     pub fn ledger_failed(&self, batches: u64) {
         self.families.ledger_failures_total.inc_by(batches);
+    }
+
+    /// The wall clock went back, by more than what is ironed out.
+    pub fn clock_stepped_back(&self) {
+        self.families.clock_steps_back_total.inc();
     }
 
     /// The text of `/metrics`.

@@ -8,7 +8,8 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 
-/// Length of a bucket in seconds. Every time zone's month begins on such a boundary.
+/// Length of a bucket in seconds. Every time zone's month begins on such a boundary; before 1972 one did not, and the
+/// bucket in which its month began is that month's.
 pub const BUCKET_SECS: i64 = 900;
 
 /// A fifteen-minute UTC interval, by its number since 1970.
@@ -90,22 +91,57 @@ impl fmt::Display for Month {
 mod tests {
     use super::*;
 
+    fn zones() -> impl Iterator<Item = (String, TimeZone)> {
+        let zones = jiff::tz::TimeZoneDatabase::bundled();
+        let names: Vec<String> = zones.available().map(|name| name.to_string()).collect();
+        assert!(names.len() > 400, "{names:?}");
+        names.into_iter().map(move |name| (name.clone(), zones.get(&name).unwrap()))
+    }
+
+    fn months(years: std::ops::RangeInclusive<i16>) -> impl Iterator<Item = Month> {
+        years.flat_map(|year| (1..=12).map(move |month| Month { year, month }))
+    }
+
+    /// Each instant is in one month, and that is the one that a calendar on the wall shows.
     #[test]
-    fn months_tile_in_every_zone() {
-        for name in
-            ["UTC", "Asia/Shanghai", "Asia/Kathmandu", "America/New_York", "Australia/Lord_Howe", "Africa/Casablanca"]
-        {
-            let zone = TimeZone::get(name).unwrap();
-            let mut end_before = None;
-            for year in 2020..2035 {
-                for month in 1..=12 {
-                    let (start, end) = Month { year, month }.buckets(&zone);
-                    assert!(start < end);
-                    assert!(end_before.is_none_or(|before| before == start), "{name} {year}-{month}");
-                    end_before = Some(end);
-                }
+    fn months_tile_in_every_zone_and_every_instant_is_in_the_one_that_its_calendar_shows() {
+        let first: Timestamp = "2019-12-30T00:00:00Z".parse().unwrap();
+        let last: Timestamp = "2036-01-02T00:00:00Z".parse().unwrap();
+        let (mut zones_seen, mut instants) = (0, 0);
+        for (name, zone) in zones() {
+            let mut tiles: Vec<(Bucket, Bucket, Month)> = Vec::new();
+            for month in months(2020..=2035) {
+                let (start, end) = month.buckets(&zone);
+                assert!(start < end, "{name} {month}");
+                assert!(tiles.last().is_none_or(|(_, before, _)| *before == start), "{name} {month}");
+                let begins = start_of_day(Date::constant(month.year, month.month, 1), &zone).as_second();
+                assert_eq!(begins, start.index() * BUCKET_SECS, "{name} {month} begins within a bucket");
+                tiles.push((start, end, month));
             }
+            let starts = tiles.iter().map(|(start, ..)| Timestamp::from_second(start.index() * BUCKET_SECS).unwrap());
+            let transitions = zone.following(first).map(|transition| transition.timestamp());
+            let edges = starts.chain(transitions.take_while(|at| *at < last));
+            for at in edges.flat_map(|edge| [-1, 0, 1].map(|second| edge + second.seconds())) {
+                let bucket = Bucket::of(at);
+                let index = tiles.partition_point(|(_, end, _)| *end <= bucket);
+                let month = tiles.get(index).filter(|(start, ..)| *start <= bucket).map(|(.., month)| *month);
+                let shown = Month::of(at, &zone);
+                assert_eq!(month, Some(shown).filter(|month| (2020..=2035).contains(&month.year)), "{name} {at}");
+                instants += 1;
+            }
+            zones_seen += 1;
         }
+        assert!(zones_seen > 400 && instants > 3 * 12 * 16 * zones_seen, "{instants} instants of {zones_seen} zones");
+    }
+
+    /// Liberia was 44 minutes and 30 seconds behind until 1972: its months share a bucket, which goes to the later one.
+    #[test]
+    fn months_of_an_odd_offset_tile_all_the_same() {
+        let zone = jiff::tz::TimeZoneDatabase::bundled().get("Africa/Monrovia").unwrap();
+        let tiles: Vec<_> = months(1970..=1972).map(|month| month.buckets(&zone)).collect();
+        assert!(tiles.windows(2).all(|pair| pair[0].1 == pair[1].0));
+        let begins = start_of_day(Date::constant(1971, 5, 1), &zone).as_second();
+        assert_eq!((begins.rem_euclid(BUCKET_SECS), tiles[16].0.index()), (870, begins / BUCKET_SECS));
     }
 
     #[test]

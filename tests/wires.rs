@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail like the test")]
 
+#[path = "support/replay.rs"]
+mod replay;
+
 use std::io::Write;
 
 use proptest::prelude::*;
@@ -9,6 +12,8 @@ use tokenmeter::framing::Framer;
 use tokenmeter::operation::Operation;
 use tokenmeter::usage::{Anomaly, TokenCounts};
 use tokenmeter::wires::{self, Observer, Reading, UsageSeen};
+
+use replay::{facts, replay};
 
 const EVENTS: &str = "text/event-stream; charset=utf-8";
 const JSON: &str = "application/json";
@@ -44,14 +49,7 @@ fn observed_of(
     let wire = wires::by_name(wire).unwrap();
     let mut observer = wire.observer(operation, provider);
     let mut framer = Framer::new(Some(content_type.as_bytes()), encoding.map(str::as_bytes), wire.members());
-    let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (body.len() + 1)).chain([0, body.len()]).collect();
-    cuts.sort_unstable();
-    for range in cuts.windows(2) {
-        if let [from, to] = range {
-            framer.feed(body.get(*from..*to).unwrap(), &mut |unit| observer.unit(unit));
-        }
-    }
-    framer.end(&mut |unit| observer.unit(unit));
+    replay(&mut framer, &mut *observer, body, cuts);
     assert!(!framer.unreadable());
     observer
 }
@@ -355,10 +353,6 @@ fn compressed(encoding: &str, body: &[u8]) -> Vec<u8> {
         "zstd" => zstd::encode_all(body, 3).unwrap(),
         _ => body.to_vec(),
     }
-}
-
-fn facts(observer: &mut dyn Observer) -> String {
-    format!("{:?} {:?} {}", observer.reading(), observer.delivered(), observer.is_terminal())
 }
 
 /// What is read does not depend on the coding: each decoder against the plain text, whole and byte by byte.

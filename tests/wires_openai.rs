@@ -2,11 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail like the test")]
 
+#[path = "support/replay.rs"]
+mod replay;
+
 use http::Method;
 use tokenmeter::framing::Framer;
 use tokenmeter::operation::Operation;
 use tokenmeter::usage::TokenCounts;
 use tokenmeter::wires::{self, Consumption, Job, Observer, Reading, UsageSeen};
+
+use replay::{facts, replay};
 
 const EVENTS: &str = "text/event-stream";
 const JSON: &str = "application/json";
@@ -53,14 +58,7 @@ fn observed((_, operation, content_type, _): Fixture, body: &[u8], cuts: &[usize
     let wire = wires::by_name("openai").unwrap();
     let mut observer = wire.observer(operation, "any");
     let mut framer = Framer::new(Some(content_type.as_bytes()), None, wire.members());
-    let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (body.len() + 1)).chain([0, body.len()]).collect();
-    cuts.sort_unstable();
-    for range in cuts.windows(2) {
-        if let [from, to] = range {
-            framer.feed(body.get(*from..*to).unwrap(), &mut |unit| observer.unit(unit));
-        }
-    }
-    framer.end(&mut |unit| observer.unit(unit));
+    replay(&mut framer, &mut *observer, body, cuts);
     observer
 }
 
@@ -388,10 +386,6 @@ fn speech_is_billed_by_its_text_and_not_by_how_it_shall_sound() {
     let openai = wires::by_name("openai").unwrap();
     let request = r#"{"model":"tts-1","voice":"alloy","instructions":"Whisper.","input":"Grüß 你好"}"#;
     assert_eq!(openai.prompt(Operation::Speech, request.as_bytes()).unwrap().text.chars().count(), 7);
-}
-
-fn facts(observer: &mut dyn Observer) -> String {
-    format!("{:?} {:?} {}", observer.reading(), observer.delivered(), observer.is_terminal())
 }
 
 #[test]

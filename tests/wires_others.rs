@@ -2,12 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail like the test")]
 
+#[path = "support/replay.rs"]
+mod replay;
+
 use http::{HeaderMap, HeaderValue, Method};
 use proptest::prelude::*;
 use tokenmeter::framing::Framer;
 use tokenmeter::operation::Operation;
 use tokenmeter::usage::TokenCounts;
 use tokenmeter::wires::{self, Consumption, Observer, Reading, UsageSeen};
+
+use replay::{facts, replay};
 
 const EVENTS: &str = "text/event-stream";
 const JSON: &str = "application/json";
@@ -51,14 +56,7 @@ fn observed(fixture: &Fixture, headers: &HeaderMap, body: &[u8], cuts: &[usize])
     let mut observer = wire.observer(operation, "");
     observer.head(headers);
     let mut framer = Framer::new(Some(content_type.as_bytes()), None, wire.members());
-    let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (body.len() + 1)).chain([0, body.len()]).collect();
-    cuts.sort_unstable();
-    for range in cuts.windows(2) {
-        if let [from, to] = range {
-            framer.feed(body.get(*from..*to).unwrap(), &mut |unit| observer.unit(unit));
-        }
-    }
-    framer.end(&mut |unit| observer.unit(unit));
+    replay(&mut framer, &mut *observer, body, cuts);
     observer
 }
 
@@ -333,10 +331,6 @@ fn prompts_are_found_where_each_dialect_puts_them() {
         ),
         "userHi"
     );
-}
-
-fn facts(observer: &mut dyn Observer) -> String {
-    format!("{:?} {:?} {}", observer.reading(), observer.delivered(), observer.is_terminal())
 }
 
 proptest! {

@@ -193,7 +193,7 @@ impl Kept {
 
     fn show_month(&mut self) -> Result<(), LedgerError> {
         let Some(ledger) = &self.ledger else { return Ok(()) };
-        let month = Month::of(Moment::now().at, &self.zone);
+        let month = Month::of(self.books.meter.now().at, &self.zone);
         let commits = self.books.with_applier(Applier::commits).unwrap_or(0);
         if self.shown == Some((month, commits)) {
             return Ok(());

@@ -219,6 +219,7 @@ fn what_alerts_watch_is_there_before_the_first_failure() {
         r#"tokenmeter_refused_total{reason="unknown_key"}"#,
         "tokenmeter_journal_failures_total",
         "tokenmeter_ledger_failures_total",
+        "tokenmeter_clock_steps_back_total",
         "tokenmeter_ledger_lag_seconds",
         "tokenmeter_inflight_requests",
         "tokenmeter_overhead_seconds_count",

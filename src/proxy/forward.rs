@@ -32,7 +32,7 @@ const ERROR_BYTES_MAX: usize = 64 << 10;
 
 /// Answers one request that came on the connection of `seat`.
 pub(crate) async fn call(proxy: Arc<Proxy>, seat: Seat, request: Request<Incoming>) -> Response<ReplyBody> {
-    let began = Moment::now();
+    let began = proxy.meter.now();
     let answered = match admit(&proxy, &request) {
         Ok(admitted) if admitted.is_websocket => Box::pin(tunnel::open(&proxy, seat, began, admitted, request)).await,
         Ok(admitted) => match prepare(&proxy, began, admitted, request).await {
@@ -293,7 +293,7 @@ async fn exchange(proxy: &Arc<Proxy>, prepared: Prepared) -> Response<ReplyBody>
         return pass(proxy, &upstream, answer, Some(head), &reading, false).await;
     }
     answer.call.close(Outcome::UpstreamError, Ending::default());
-    let began = Moment::now();
+    let began = proxy.meter.now();
     let intent = Intent { id: RecordId::new(began.at), started_at: began.at, ..intent };
     let call = match open(proxy, began, &intent, wire, consumption).await {
         Ok(call) => call,

@@ -72,19 +72,16 @@ fn notes(report: &MonthReport) -> String {
     }
     if let Some(unattributed) = report.unattributed().filter(|counts| counts.requests > 0) {
         notes.push(format!(
-            "Unattributed: {} tokens of {} requests.",
+            "Unattributed: {} tokens of {}.",
             grouped(unattributed.total_tokens()),
-            grouped(unattributed.requests)
+            requests(unattributed.requests)
         ));
     }
     if total.unpriced_tokens > 0 {
         notes.push(format!("Without a price, and not in the cost: {} tokens.", grouped(total.unpriced_tokens)));
     }
     if total.unknown_requests > 0 {
-        notes.push(format!(
-            "Of unknown consumption, and not in the sums: {} requests.",
-            grouped(total.unknown_requests)
-        ));
+        notes.push(format!("Of unknown consumption, and not in the sums: {}.", requests(total.unknown_requests)));
     }
     if report.unmetered_requests > 0 {
         notes.push(unmetered(report.unmetered_requests));
@@ -93,8 +90,13 @@ fn notes(report: &MonthReport) -> String {
 }
 
 /// What every reader of a report must know of calls that are not in it.
-pub fn unmetered(requests: u64) -> String {
-    format!("Passed unmetered, and in no row: {} requests.", grouped(i128::from(requests)))
+pub fn unmetered(count: u64) -> String {
+    format!("Passed unmetered, and in no row: {}.", requests(i128::from(count)))
+}
+
+/// So many requests.
+fn requests(count: i128) -> String {
+    format!("{} {}", grouped(count), if count == 1 { "request" } else { "requests" })
 }
 
 /// Text without what a terminal obeys: a client chooses the model's name. `-` where there is none.

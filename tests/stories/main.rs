@@ -38,6 +38,7 @@ mod strace;
 
 mod attribution;
 mod bytes;
+mod clocks;
 mod config;
 mod corpus;
 mod crowds;

@@ -2,10 +2,15 @@
 
 #![expect(clippy::expect_used, reason = "a test's helpers fail like the test")]
 
+#[path = "replay.rs"]
+mod replay;
+
 use http::Method;
 use tokenmeter::framing::Framer;
 use tokenmeter::operation::Operation;
 use tokenmeter::wires::{self, Consumption, Exchange, Observer};
+
+use replay::{facts, replay};
 
 pub(crate) const EVENTS: &str = "text/event-stream";
 pub(crate) const JSON: &str = "application/json; charset=UTF-8";
@@ -21,16 +26,9 @@ pub(crate) fn observed((wire, operation, content_type, body): Answer<'_>, size: 
     // As the proxy does: a batch's results are lines, whatever they are called.
     let content_type = if operation == Operation::Batch { "application/jsonl" } else { content_type };
     let mut framer = Framer::new(Some(content_type.as_bytes()), None, wire.members());
-    for piece in body.chunks(size) {
-        framer.feed(piece, &mut |unit| observer.unit(unit));
-    }
-    framer.end(&mut |unit| observer.unit(unit));
+    let cuts: Vec<usize> = (0..body.len()).step_by(size).collect();
+    replay(&mut framer, &mut *observer, body, &cuts);
     observer
-}
-
-/// All that is read of an answer.
-fn facts(observer: &mut dyn Observer) -> String {
-    format!("{:?} {:?} {}", observer.reading(), observer.delivered(), observer.is_terminal())
 }
 
 /// Whether an answer spoilt in some places is read without a panic, and the same in pieces of `size`.
