@@ -1,7 +1,7 @@
 //! How long a killed server is away: from the start of the process to `/readyz` 200, with a ledger of a million records
 //! and a journal of which ten thousand frames are not applied yet. `cargo bench --bench start`
 //!
-//! `cargo bench --bench start -- RECORDS FRAMES ROUNDS` for other sizes. The ledger is made once, by the real applier, in
+//! `cargo bench --bench start -- RECORDS FRAMES ROUNDS` for other sizes; 0 rounds only leave such a folder behind. The ledger is made once, by the real applier, in
 //! `target/tmp`, and kept; that takes a minute or so.
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the bench")]
@@ -11,7 +11,6 @@
 #[path = "support/calls.rs"]
 mod calls;
 
-use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -21,8 +20,8 @@ use std::time::{Duration, Instant};
 
 use calls::Calls;
 use jiff::{SignedDuration, Timestamp};
-use tokenmeter::journal::{Durability, Journal, SEGMENT_BYTES_MAX, Settings};
-use tokenmeter::ledger::Applier;
+use tokenmeter::journal::{Journal, Settings};
+use tokenmeter::ledger::{Applier, Place};
 
 /// Of the frames that are not applied, those of calls in flight: an intent and a mark each.
 const IN_FLIGHT: usize = 50;
@@ -42,6 +41,11 @@ fn main() {
     // Whatever an earlier run left is applied.
     let (server, admin, _) = start(&config);
     kill_when_applied(server, &admin);
+    if rounds == 0 {
+        fill(&directory, frames);
+        println!("left as a kill leaves it: {}", directory.display());
+        return;
+    }
     let mut times = Vec::new();
     for _ in 0..rounds {
         fill(&directory, frames);
@@ -72,7 +76,7 @@ fn ledger_of(records: usize) -> PathBuf {
     let data = unfinished.join("data");
     std::fs::create_dir_all(&data).unwrap();
     let journal = Arc::new(open(&data));
-    let applier = Applier::start(Arc::clone(&journal), &data.join("ledger.db"), || {}).unwrap();
+    let applier = Applier::start(Arc::clone(&journal), &Place::Sqlite(data.join("ledger.db")), None, || {}).unwrap();
     let begin: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
     for (_, record) in Calls::new(begin, SignedDuration::from_secs(27)).take(records) {
         journal.append_record(record).unwrap();
@@ -84,13 +88,7 @@ fn ledger_of(records: usize) -> PathBuf {
 }
 
 fn open(data: &Path) -> Journal {
-    let settings = Settings {
-        directory: data.join("journal"),
-        durability: Durability::Process,
-        segment_bytes_max: SEGMENT_BYTES_MAX,
-        node: None,
-        seq_floors: BTreeMap::new(),
-    };
+    let settings = Settings::at(data.join("journal"));
     Journal::open(settings).unwrap().journal
 }
 

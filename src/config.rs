@@ -10,20 +10,28 @@ mod upstreams;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::attribution;
 use crate::config::reader::{Document, Section};
 use crate::config::secrets::Secrets;
 use crate::ids::{DepartmentId, NodeId, TeamId};
 use crate::journal;
+use crate::ledger::PostgresSettings;
 use crate::meter::JOBS_KEPT_FOR;
 use crate::problem::Problem;
 use crate::proxy::{self, OnFailure};
 use crate::wires::{self, Wire};
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+/// How long journal segments are kept behind a shared ledger where nothing else is said.
+const POSTGRES_KEEP_HOURS: u64 = 24;
 
 /// Everything that is configured.
 #[derive(Clone, Debug)]
@@ -68,6 +76,12 @@ pub struct Ledger {
     pub keep_records: Option<SignedDuration>,
     /// This process's name in records; `None`: one is made and kept in the directory.
     pub node: Option<NodeId>,
+    /// A journal file that would grow past this is followed by the next.
+    pub journal_segment_bytes_max: u64,
+    /// The shared ledger; `None`: the embedded one, or nobody wants the ledger.
+    pub postgres: Option<Arc<PostgresSettings>>,
+    /// How long a journal segment is kept after the ledger has it.
+    pub journal_keep: Duration,
 }
 
 /// The shortest time that records can be kept: for so long they say which background jobs were counted.
@@ -123,10 +137,20 @@ pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// The configuration in the file at `path`; the built-in defaults without one. With `resolve_secrets` the secrets are
-/// read and must be there; without, they are left out and nobody needs them. `Err` holds every problem, in the file's
-/// order.
-pub fn load(path: Option<&Path>, env: Env<'_>, resolve_secrets: bool) -> Result<Config, Vec<Problem>> {
+/// Which secrets a command needs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Wanted {
+    /// All of them: it serves.
+    All,
+    /// That of the ledger: it reads.
+    OfLedger,
+    /// None.
+    None,
+}
+
+/// The configuration in the file at `path`; the built-in defaults without one. The secrets that are `wanted` are read
+/// and must be there; the others are left out. `Err` holds every problem, in the file's order.
+pub fn load(path: Option<&Path>, env: Env<'_>, wanted: Wanted) -> Result<Config, Vec<Problem>> {
     let bytes = match path {
         None => Vec::new(),
         Some(path) => std::fs::read(path).map_err(|error| {
@@ -139,20 +163,21 @@ pub fn load(path: Option<&Path>, env: Env<'_>, resolve_secrets: bool) -> Result<
             }]
         })?,
     };
-    read(&bytes, path, Secrets { env, resolve: resolve_secrets }, wires::REGISTRY)
+    read(&bytes, path, env, wanted, wires::REGISTRY)
 }
 
 /// The configuration written in `bytes`.
 fn read(
     bytes: &[u8],
     file: Option<&Path>,
-    secrets: Secrets<'_>,
+    env: Env<'_>,
+    wanted: Wanted,
     wires: &[&'static dyn Wire],
 ) -> Result<Config, Vec<Problem>> {
     let text = reader::utf8(bytes, file)?;
     let root = reader::parse(text, file)?;
     let document = Document::new(text, file);
-    let config = read_document(&document, &Section::root(&document, &root), secrets, wires);
+    let config = read_document(&document, &Section::root(&document, &root), env, wanted, wires);
     let problems = document.into_problems();
     match config {
         Some(config) if problems.is_empty() => Ok(config),
@@ -164,9 +189,11 @@ fn read(
 fn read_document(
     document: &Document<'_>,
     root: &Section<'_>,
-    secrets: Secrets<'_>,
+    env: Env<'_>,
+    wanted: Wanted,
     wires: &[&'static dyn Wire],
 ) -> Option<Config> {
+    let secrets = Secrets { env, resolve: wanted == Wanted::All };
     let listen = root.section("listen");
     let proxy_listen = listen.address("proxy").unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)));
     let admin_listen = listen.address("admin").unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 8081)));
@@ -192,7 +219,7 @@ fn read_document(
 
     let section = root.section("ledger");
     let on_failure = section.choice("on_failure", &[("refuse", OnFailure::Refuse), ("pass", OnFailure::Pass)]);
-    let ledger = read_ledger(&section);
+    let ledger = read_ledger(&section, Secrets { env, resolve: wanted != Wanted::None });
     let proxy = read_proxy(&root.section("proxy"), proxy_listen, on_failure.unwrap_or_default());
     let report = read_report(&root.section("report"));
     let upstreams = upstreams::read(root, secrets, wires);
@@ -211,8 +238,6 @@ fn read_document(
 }
 
 fn read_proxy(section: &Section<'_>, listen: SocketAddr, on_failure: OnFailure) -> proxy::Settings {
-    const KIB: u64 = 1024;
-    const MIB: u64 = 1024 * KIB;
     let settings = proxy::Settings {
         listen,
         body_view_bytes_max: section.size("body_view_bytes_max", 4 * MIB, 64 * KIB..=256 * MIB),
@@ -231,25 +256,62 @@ fn read_proxy(section: &Section<'_>, listen: SocketAddr, on_failure: OnFailure) 
     settings
 }
 
-fn read_ledger(section: &Section<'_>) -> Ledger {
+fn read_ledger(section: &Section<'_>, secrets: Secrets<'_>) -> Ledger {
     let directory = section.text("directory").unwrap_or("data");
     if directory.is_empty() || directory.contains('\0') {
         section.problem("directory", "is not a path", "name a directory; the default is \"data\"");
     }
+    let hours = if section.has("postgres_url_env") { POSTGRES_KEEP_HOURS } else { 0 };
     let ledger = Ledger {
         directory: PathBuf::from(directory),
         durability: section
             .choice("durability", &[("process", Durability::Process), ("power", Durability::Power)])
             .unwrap_or_default(),
         journal_bytes_max: section.whole("journal_bytes_max", journal::BYTES_MAX, journal::BYTES_MAX_LEAST..=1 << 50),
-        keep_records: section.has("keep_records_days").then(|| {
-            let days = section.whole("keep_records_days", KEEP_DAYS_MIN, KEEP_DAYS_MIN..=36_500);
-            SignedDuration::from_hours(i64::try_from(days).unwrap_or(i64::MAX).saturating_mul(24))
-        }),
+        keep_records: section
+            .whole_if_set("keep_records_days", KEEP_DAYS_MIN..=36_500, "without it they are kept for ever")
+            .map(|days| SignedDuration::from_hours(days.cast_signed().saturating_mul(24))),
         node: section.id("node", NodeId::parse),
+        journal_segment_bytes_max: section.whole(
+            "journal_segment_bytes_max",
+            journal::SEGMENT_BYTES_MAX,
+            4 * KIB..=1024 * MIB,
+        ),
+        postgres: read_postgres(section, secrets),
+        journal_keep: Duration::from_hours(section.whole("journal_keep_hours", hours, 0..=8_760)),
     };
     section.finish();
     ledger
+}
+
+/// `None` where none is named, where it is not wanted, and beside a problem.
+fn read_postgres(section: &Section<'_>, secrets: Secrets<'_>) -> Option<Arc<PostgresSettings>> {
+    let (key, ca_key) = ("postgres_url_env", "postgres_ca_file");
+    let ca_file = section.text(ca_key).map(PathBuf::from);
+    if let Some(file) = ca_file.as_ref().filter(|file| secrets.resolve && !upstreams::holds_certificate(file)) {
+        section.problem(
+            ca_key,
+            format!("names {}, from which no certificate can be read", file.display()),
+            "name a PEM file of certificate authorities, readable by this process",
+        );
+    }
+    if ca_file.is_some() && !section.has(key) {
+        section.problem(
+            ca_key,
+            "is given without `postgres_url_env`",
+            "name the variable that holds the URL, or remove it",
+        );
+    }
+    let url = secrets.read_env(section, key)?;
+    match PostgresSettings::new(url.expose_secret(), ca_file) {
+        Ok(settings) => Some(Arc::new(settings)),
+        Err(error) => {
+            let variable = section.text(key).unwrap_or_default();
+            let help = "write postgres://user:password@host:5432/database?sslmode=verify-full";
+            section.problem(key, format!("names the variable `{variable}`, whose URL {error}"), help);
+            None
+        }
+    }
 }
 
 /// `None` only beside a problem.

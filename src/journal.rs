@@ -10,6 +10,7 @@ mod bell;
 mod frame;
 mod front;
 mod guard;
+mod kept;
 mod queue;
 mod reader;
 mod recover;
@@ -22,6 +23,7 @@ mod writer;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, TryLockError};
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::Waker;
@@ -31,7 +33,7 @@ use crate::ids::{NodeId, RecordId};
 use crate::record::{Gap, Intent, JobSeen, Progress, Record};
 
 pub use frame::{Frame, Kind};
-pub use reader::{Limits, Reader, nodes};
+pub use reader::{Limits, Reader, first_seq, nodes};
 
 use ticket::Ticket;
 use writer::{Writer, Written};
@@ -60,11 +62,28 @@ pub struct Settings {
     /// A journal that would grow past this refuses intents until the ledger has taken some of it. Records of calls in
     /// flight are still taken.
     pub bytes_max: u64,
+    /// How long a segment is kept after the ledger has it: a ledger that lost its last seconds gets them again.
+    pub keep: Duration,
     /// This process's name in records; `None`: the one the journal began with, else a random one.
     pub node: Option<NodeId>,
     /// The last seq of each node that the ledger holds. A journal that lost its end with the machine's power, or was
     /// taken away, goes on behind it: a seq is never given twice.
     pub seq_floors: BTreeMap<NodeId, u64>,
+}
+
+impl Settings {
+    /// A journal in `directory` as it is where nothing else is said.
+    pub fn at(directory: PathBuf) -> Self {
+        Self {
+            directory,
+            durability: Durability::default(),
+            segment_bytes_max: SEGMENT_BYTES_MAX,
+            bytes_max: BYTES_MAX,
+            keep: Duration::ZERO,
+            node: None,
+            seq_floors: BTreeMap::new(),
+        }
+    }
 }
 
 /// What an append survives.
@@ -89,6 +108,19 @@ pub struct Position {
 impl Position {
     /// In front of every frame.
     pub const START: Self = Self { segment: 0, offset: 0 };
+
+    /// The position in 64 bits; of one that does not fit, the beginning.
+    fn packed(self) -> u64 {
+        match (u32::try_from(self.segment), u32::try_from(self.offset)) {
+            (Ok(segment), Ok(offset)) => u64::from(segment) << 32 | u64::from(offset),
+            (Err(_), _) | (_, Err(_)) => 0,
+        }
+    }
+
+    /// What [`Position::packed`] made 64 bits of.
+    fn unpacked(bits: u64) -> Self {
+        Self { segment: bits >> 32, offset: bits & u64::from(u32::MAX) }
+    }
 }
 
 /// A frame was appended, or waits for a disk that takes its time.
@@ -123,7 +155,7 @@ pub enum JournalError {
         /// With which file.
         path: PathBuf,
         /// Why not.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Another process appends to it.
     #[error("journal `{}` is in use by another process; stop it or choose another `ledger.directory`", directory.display())]
@@ -206,14 +238,15 @@ impl Journal {
     /// Opens or begins the journal of `settings.directory`, cuts off a torn tail, and starts a new segment: a position
     /// that was handed out before never comes to mean something else.
     pub fn open(settings: Settings) -> Result<Opened, JournalError> {
-        let Settings { directory, durability, segment_bytes_max, bytes_max, node, seq_floors } = settings;
-        fs::create_dir_all(&directory).map_err(|source| JournalError::Io {
+        let Settings { directory, durability, segment_bytes_max, bytes_max, keep, node, seq_floors } = settings;
+        make_directory(&directory).map_err(|source| JournalError::Io {
             what: "make",
             path: directory.clone(),
             source,
         })?;
         let lock = Lock::take(&directory)?.ok_or_else(|| JournalError::InUse { directory: directory.clone() })?;
-        let mut found = recover::recover(&directory)?;
+        let mut found = recover::recover(&directory, &seq_floors)?;
+        found.make_lasting(&directory)?;
         let node = match node.or_else(|| found.node.take()) {
             Some(node) => node,
             None => random_node()?,
@@ -232,19 +265,14 @@ impl Journal {
             node: node.clone(),
             segment_bytes_max: segment_bytes_max.min(bytes_max / SEGMENTS_LEAST),
             bytes_max,
+            keep,
             next_seq,
         };
         let writer = Arc::new(Writer::begin(settings, found)?);
         let writing = queue::Thread::start(&writer)?;
         let guard = guard::Guard::new(writer.directory(), lock)?;
         let syncing = sync::Thread::start(Arc::clone(&writer), guard, durability)?;
-        let journal = Self {
-            node,
-            durability,
-            writer,
-            _writing: writing,
-            syncing,
-        };
+        let journal = Self { node, durability, writer, _writing: writing, syncing };
         Ok(Opened { journal, open_intents, progress, jobs_seen })
     }
 
@@ -319,7 +347,7 @@ impl Journal {
 
     /// Waits until what was appended is as lasting as the durability says: for `process`, until the kernel has it, which
     /// is at once unless the disk is stuck; for `power` also for the next group fsync. A failed fsync is an error for ever
-    /// after: the kernel forgets what it could not write, so a second try that succeeds proves nothing.
+    /// after: the kernel forgets what it could not write, so a second try that succeeds proves nothing. Who opens the journal again writes it again.
     pub fn synced(
         self: &Arc<Self>,
         appended: Appended,
@@ -348,6 +376,16 @@ impl Journal {
     /// recorded all the same.
     pub fn object(&self, why: Option<String>) {
         self.writer.object(why);
+    }
+
+    /// Whether the disk is full and calls are in flight: what space is left, the ballast's, is for their records.
+    pub fn needs_all_space(&self) -> bool {
+        self.writer.needs_all_space()
+    }
+
+    /// Why nothing that is appended will be on the disk for certain until the journal is opened again: a sync failed.
+    pub fn sync_failure(&self) -> Option<String> {
+        self.syncing.failure()
     }
 
     /// Bytes on disk, ballast aside.
@@ -388,10 +426,16 @@ impl Journal {
         self.writer.front.bell.wait(timeout, || self.end() <= seen);
     }
 
-    /// Deletes the segments that end before `up_to`, oldest first, and stops at the first that holds the intent of a
-    /// call still open: what follows may hold the records of others in it.
+    /// Lets go of the segments that end before `up_to`, oldest first, and stops at the first that holds the intent of a
+    /// call still open, or ended by a record that is not on the disk yet: what follows may hold the records of others
+    /// in it.
     pub fn remove_applied(&self, up_to: Position) -> Result<(), JournalError> {
         self.writer.remove_before(up_to.segment)
+    }
+
+    /// Removes the segments that were kept for long enough behind the ledger. Looks at every one.
+    pub fn remove_kept(&self) -> Result<(), JournalError> {
+        self.writer.remove_kept()
     }
 }
 
@@ -414,9 +458,10 @@ impl Lock {
         }
     }
 
-    /// Cuts off a torn tail, so that a [`Reader`] sees whole frames only.
-    pub fn cut_torn_tail(&self, directory: &Path) -> Result<(), JournalError> {
-        recover::recover(directory).map(drop)
+    /// Cuts off a torn tail, so that a [`Reader`] sees whole frames only. Records up to the `seq_floors` are in the
+    /// ledger.
+    pub fn cut_torn_tail(&self, directory: &Path, seq_floors: &BTreeMap<NodeId, u64>) -> Result<(), JournalError> {
+        recover::recover(directory, seq_floors).map(drop)
     }
 }
 
@@ -431,6 +476,22 @@ pub(crate) fn in_full(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Makes `directory`, and those above it that are missing, and their names as lasting as what will be in them.
+pub fn make_directory(directory: &Path) -> io::Result<()> {
+    let missing = directory.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).count();
+    fs::create_dir_all(directory)?;
+    // Its own name in any case: who made it may have died before this.
+    for made in directory.ancestors().take(missing.max(1)) {
+        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        match segment::sync_directory(parent) {
+            // A folder may be ours to enter and not to read; then nobody can sync it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            synced => synced?,
+        }
+    }
+    Ok(())
+}
+
 fn to_the_microsecond(at: jiff::Timestamp) -> jiff::Timestamp {
     jiff::Timestamp::from_microsecond(at.as_microsecond()).unwrap_or(at)
 }
@@ -439,6 +500,16 @@ fn random_node() -> Result<NodeId, JournalError> {
     // Seeded by the system, for every state anew.
     let random = RandomState::new().hash_one(0) & 0xff_ffff;
     NodeId::parse(&format!("n-{random:06x}"))
+        .map_err(|_| JournalError::Refused { why: "no name for this node".to_owned() })
+}
+
+/// A name that no journal has had, `name` in front of it: for a node whose last seq nobody can be asked for.
+pub fn fresh_node(name: Option<&NodeId>) -> Result<NodeId, JournalError> {
+    let random = format!("{:016x}", RandomState::new().hash_one(0));
+    let name = name.map_or("n", NodeId::as_str);
+    let room = crate::ids::ID_BYTES_MAX.saturating_sub(random.len().saturating_add(1));
+    let name = name.get(..room.min(name.len())).unwrap_or("n");
+    NodeId::parse(&format!("{name}-{random}"))
         .map_err(|_| JournalError::Refused { why: "no name for this node".to_owned() })
 }
 

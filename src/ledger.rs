@@ -14,18 +14,20 @@ mod records;
 mod sqlite;
 mod verify;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rusqlite::ErrorCode;
 
 use self::feed::{Applied, Batch};
 use self::postgres::Postgres;
 use self::sqlite::Sqlite;
 use crate::ids::{KeyId, NodeId};
-use crate::journal::JournalError;
+use crate::journal::{self, JournalError};
 use crate::period::Bucket;
 use crate::record::{JobSeen, Record};
 
@@ -33,7 +35,7 @@ pub use applier::{Applier, Retention};
 pub use buckets::{Counts, Dimension, Row};
 pub use catch_up::catch_up;
 pub use chain::Link;
-pub use keys::Key;
+pub use keys::{CopyError, Key, read_copy, write_copy};
 pub use postgres::{BadUrl, Settings as PostgresSettings};
 pub use records::{Cursor, Filter};
 pub use verify::{ChainEnd, Difference, Verified};
@@ -65,8 +67,67 @@ pub enum LedgerError {
         /// The folder.
         directory: PathBuf,
     },
-    /// `SQLite` refused: busy, full, damaged.
-    #[error("the ledger refused a statement")]
+    /// The file is not there, or empty, although a journal goes on from it.
+    #[error(
+        "ledger `{}` is gone or empty, but journal `{}` goes on from it; put the ledger or a backup of it there, or move the journal away to begin anew",
+        path.display(),
+        journal.display()
+    )]
+    Gone {
+        /// The file.
+        path: PathBuf,
+        /// The journal's folder.
+        journal: PathBuf,
+    },
+    /// The ledger is not the one that the journal was applied to.
+    #[error(
+        "the ledger knows nothing of node `{node}`, but {applied} of its records were applied and removed from journal `{}`; put the ledger that holds them or a backup of it there, or move the journal away to begin anew",
+        journal.display()
+    )]
+    Emptied {
+        /// The journal's node.
+        node: NodeId,
+        /// How many.
+        applied: u64,
+        /// The journal's folder.
+        journal: PathBuf,
+    },
+    /// Another file took the name of the one that is open.
+    #[error(
+        "ledger `{}` was replaced while it was open; put the file that was there back, or restart tokenmeter to go on with the one that is there now",
+        path.display()
+    )]
+    Replaced {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What was open was deleted, and is there again.
+    #[error("ledger `{}` or a file beside it was deleted while it was open; it was written back", path.display())]
+    WrittenBack {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What is open was deleted, or cannot be reached, and cannot be written back.
+    #[error("ledger `{}` or a file beside it was deleted, or cannot be reached, and cannot be written back", path.display())]
+    Deleted {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// What the file holds is no ledger any more.
+    #[error(
+        "ledger `{}` is damaged; stop tokenmeter and put a backup in its place: what the journal holds beyond it is applied again",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// How it was found out; `None`: it is empty.
+        source: Option<rusqlite::Error>,
+    },
+    /// `SQLite` refused: busy, full.
+    #[error("{}", refused(.0))]
     Statement(#[from] rusqlite::Error),
     /// PostgreSQL cannot be reached, or refused.
     #[error("PostgreSQL cannot be used")]
@@ -163,6 +224,59 @@ pub enum LedgerError {
     },
 }
 
+impl LedgerError {
+    /// Whether the ledger, or the journal that it is fed by, is not what it was. A person must see to it.
+    pub fn is_loss(&self) -> bool {
+        match self {
+            Self::Gone { .. } | Self::Emptied { .. } | Self::Replaced { .. } | Self::Deleted { .. } => true,
+            Self::Damaged { .. } | Self::Journal(JournalError::Broken { .. } | JournalError::TooNew { .. }) => true,
+            Self::Open { .. } | Self::TooNew { .. } | Self::NoData { .. } | Self::WrittenBack { .. } => false,
+            Self::Statement(_) | Self::Journal(_) | Self::Unreadable { .. } => false,
+            Self::Disagrees { .. } | Self::Behind { .. } => false,
+            Self::Postgres(_) | Self::Closed | Self::Silent { .. } | Self::Thread { .. } | Self::Moved { .. } => false,
+            Self::Tls { .. } | Self::CaFile { .. } | Self::Encoding { .. } | Self::NodeTaken { .. } => false,
+            Self::Untrue { .. } | Self::BackUp { .. } => false,
+        }
+    }
+
+    /// Whether waiting does not mend it: somebody has to do something.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Open { .. }
+            | Self::TooNew { .. }
+            | Self::NoData { .. }
+            | Self::Unreadable { .. }
+            | Self::Disagrees { .. }
+            | Self::Tls { .. }
+            | Self::CaFile { .. }
+            | Self::Encoding { .. }
+            | Self::NodeTaken { .. } => true,
+            Self::Gone { .. } | Self::Emptied { .. } | Self::Replaced { .. } | Self::Deleted { .. } => true,
+            Self::Damaged { .. } | Self::WrittenBack { .. } | Self::Untrue { .. } | Self::BackUp { .. } => true,
+            Self::Statement(_)
+            | Self::Postgres(_)
+            | Self::Closed
+            | Self::Silent { .. }
+            | Self::Thread { .. }
+            | Self::Moved { .. }
+            | Self::Journal(_)
+            | Self::Behind { .. } => false,
+        }
+    }
+}
+
+/// What a refused statement means to who reads of it.
+fn refused(error: &rusqlite::Error) -> &'static str {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            "the ledger is locked by another process, such as a sqlite3 shell; try again when that has let go"
+        }
+        Some(ErrorCode::DiskFull) => "the disk of the ledger is full",
+        Some(ErrorCode::ReadOnly) => "the ledger may not be written",
+        _ => "the ledger refused a statement",
+    }
+}
+
 /// Which ledger.
 #[derive(Clone, Debug)]
 pub enum Place {
@@ -173,11 +287,43 @@ pub enum Place {
 }
 
 impl Place {
+    /// Whether it is elsewhere: then it may be away, its records come from many servers, and so do its keys.
+    pub fn may_be_away(&self) -> bool {
+        match self {
+            Self::Sqlite(_) => false,
+            Self::Postgres(_) => true,
+        }
+    }
+
     /// Whether there may be a ledger: opening it makes nothing that was not there.
     pub fn exists(&self) -> bool {
         match self {
             Self::Sqlite(path) => path.exists(),
             Self::Postgres(_) => true,
+        }
+    }
+
+    /// Whether the ledger takes space from the disk of `journal`.
+    fn shares_disk_with(&self, journal: &Path) -> bool {
+        let device = |path: &Path| std::fs::metadata(path).ok().map(|metadata| metadata.dev());
+        match self {
+            Self::Sqlite(path) => device(path) == device(journal),
+            Self::Postgres(_) => false,
+        }
+    }
+
+    /// Whether the ledger is where the journal in `journal` can go on from it. One that is gone is not made anew beside
+    /// a journal: what it held, keys too, would be missing without a word.
+    pub fn check(&self, journal: &Path) -> Result<(), LedgerError> {
+        match self {
+            Self::Sqlite(path) => {
+                let is_empty = std::fs::metadata(path).map_or_else(|_| !path.exists(), |metadata| metadata.len() == 0);
+                if is_empty && !journal::nodes(journal)?.is_empty() {
+                    return Err(LedgerError::Gone { path: path.clone(), journal: journal.to_owned() });
+                }
+                Ok(())
+            }
+            Self::Postgres(_) => Ok(()),
         }
     }
 }
@@ -186,23 +332,23 @@ impl Place {
 #[derive(Debug)]
 enum Store {
     Sqlite(Sqlite),
-    Postgres(Postgres),
+    Postgres(Box<Postgres>),
 }
 
 impl Store {
     fn open(place: &Place) -> Result<Self, LedgerError> {
         match place {
             Place::Sqlite(path) => Ok(Self::Sqlite(Sqlite::open(path)?)),
-            Place::Postgres(settings) => Ok(Self::Postgres(Postgres::open(settings)?)),
+            Place::Postgres(settings) => Ok(Self::Postgres(Box::new(Postgres::open(settings)?))),
         }
     }
 
     /// The same, to write records of `nodes`, which nobody else may meanwhile. A file has one journal beside it, whose
     /// lock is enough.
-    fn open_to_write(place: &Place, nodes: &BTreeSet<NodeId>) -> Result<Self, LedgerError> {
+    fn open_to_write(place: &Place, nodes: &BTreeMap<NodeId, u64>) -> Result<Self, LedgerError> {
         match place {
             Place::Sqlite(_) => Self::open(place),
-            Place::Postgres(settings) => Ok(Self::Postgres(Postgres::open_to_write(settings, nodes)?)),
+            Place::Postgres(settings) => Ok(Self::Postgres(Box::new(Postgres::open_to_write(settings, nodes)?))),
         }
     }
 
@@ -211,6 +357,30 @@ impl Store {
         match self {
             Self::Sqlite(store) => store.applied(),
             Self::Postgres(store) => store.applied(),
+        }
+    }
+
+    fn is_in_place(&self) -> bool {
+        match self {
+            Self::Sqlite(store) => store.is_in_place(),
+            Self::Postgres(_) => true,
+        }
+    }
+
+    /// Looks whether the ledger is still there, and puts it back where that is possible. An error means that it must be
+    /// opened anew.
+    fn look(&self) -> Result<(), LedgerError> {
+        match self {
+            Self::Sqlite(store) => store.look(),
+            Self::Postgres(_) => Ok(()),
+        }
+    }
+
+    /// Sees to it that what it shows is on the disk, also where a sync before failed. False: not yet, ask again.
+    fn make_lasting(&self) -> Result<bool, LedgerError> {
+        match self {
+            Self::Sqlite(store) => store.make_lasting(),
+            Self::Postgres(_) => Ok(true),
         }
     }
 
@@ -227,6 +397,7 @@ impl Store {
     fn remove_before(&mut self, before: Timestamp, limit: usize) -> Result<usize, LedgerError> {
         match self {
             Self::Sqlite(store) => store.remove_before(before, limit),
+            Self::Postgres(_) => Ok(0),
         }
     }
 }
@@ -246,6 +417,19 @@ impl Ledger {
     /// The last seq of every node: where a journal must go on.
     pub fn last_seqs(&self) -> Result<BTreeMap<NodeId, u64>, LedgerError> {
         Ok(self.store.applied()?.into_iter().map(|(node, applied)| (node, applied.last_seq)).collect())
+    }
+
+    /// Whether the place still leads to what is open here.
+    pub fn is_in_place(&self) -> bool {
+        self.store.is_in_place()
+    }
+
+    /// How many calls passed unmetered from `first` (included) to `end` (excluded).
+    pub fn unmetered_requests(&self, first: Bucket, end: Bucket) -> Result<u64, LedgerError> {
+        match &self.store {
+            Store::Sqlite(store) => store.unmetered_requests(first, end),
+            Store::Postgres(_) => Ok(0),
+        }
     }
 
     /// The sums from `first` (included) to `end` (excluded) by `by`, ordered by it.
@@ -269,6 +453,7 @@ impl Ledger {
     pub fn back_up(&self, to: &Path) -> Result<Vec<ChainEnd>, LedgerError> {
         match &self.store {
             Store::Sqlite(store) => store.back_up(to),
+            Store::Postgres(_) => Ok(Vec::new()),
         }
     }
 
@@ -285,6 +470,7 @@ impl Ledger {
     pub fn removed_before(&self) -> Result<Option<Timestamp>, LedgerError> {
         match &self.store {
             Store::Sqlite(store) => store.removed_before(),
+            Store::Postgres(_) => Ok(None),
         }
     }
 

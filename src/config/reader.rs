@@ -164,19 +164,24 @@ impl<'a> Section<'a> {
 
     /// A whole number within `range`; `default` where the key is absent or wrong.
     pub(super) fn whole(&self, key: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
-        let Some(value) = self.value(key) else { return default };
+        self.whole_if_set(key, range, &format!("the default is {default}")).unwrap_or(default)
+    }
+
+    /// `without`: what goes where it is not set, for who set it wrongly.
+    pub(super) fn whole_if_set(&self, key: &'static str, range: RangeInclusive<u64>, without: &str) -> Option<u64> {
+        let value = self.value(key)?;
         let Some(integer) = value.get_ref().as_integer() else {
             self.wrong_type(key, value, "a whole number");
-            return default;
+            return None;
         };
         let number = u64::from_str_radix(integer.as_str(), integer.radix()).ok();
         if let Some(number) = number.filter(|number| range.contains(number)) {
-            return number;
+            return Some(number);
         }
         let (low, high) = range.into_inner();
-        let help = format!("must be from {low} to {high}; the default is {default}");
+        let help = format!("must be from {low} to {high}; {without}");
         self.problem(key, format!("is {}", integer.as_str()), help);
-        default
+        None
     }
 
     pub(super) fn size(&self, key: &'static str, default: u64, range: RangeInclusive<u64>) -> usize {

@@ -49,7 +49,7 @@ fn env(name: &str) -> Option<String> {
 }
 
 fn config(bytes: impl AsRef<[u8]>) -> Result<Config, Vec<Problem>> {
-    read(bytes.as_ref(), Some(Path::new("t.toml")), Secrets { env: &env, resolve: true }, WIRES)
+    read(bytes.as_ref(), Some(Path::new("t.toml")), &env, Wanted::All, WIRES)
 }
 
 fn problems(text: &str) -> String {
@@ -61,7 +61,7 @@ const UPSTREAM: &str = "[[upstream]]\nname = \"a\"\nwire = \"openai\"\nbase_url 
 
 #[test]
 fn without_a_file_everything_has_its_default() {
-    let config = read(b"", None, Secrets { env: &env, resolve: true }, REGISTRY).unwrap();
+    let config = read(b"", None, &env, Wanted::All, REGISTRY).unwrap();
     assert_eq!(config.proxy.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:8081");
     assert!(config.attribution.trust_headers);
@@ -111,6 +111,7 @@ prxy = "x"
 
 [ledger]
 durability = "forever"
+keep_records_days = 30
 
 [report]
 timezone = "Mars/Olympus"
@@ -145,31 +146,33 @@ sha256 = "abc"
         known: admin, proxy
     t.toml:8: `ledger.durability` is "forever"
         known: process, power
-    t.toml:11: `report.timezone` is "Mars/Olympus", which is no time zone known here
+    t.toml:9: `ledger.keep_records_days` is 30
+        must be from 60 to 36500; without it they are kept for ever
+    t.toml:12: `report.timezone` is "Mars/Olympus", which is no time zone known here
         use an IANA name such as "UTC", "Asia/Shanghai" or "America/New_York"
-    t.toml:14: `upstream.name` is "v1", with which API paths begin
+    t.toml:15: `upstream.name` is "v1", with which API paths begin
         choose another name; reserved: api, model, v1, v1beta, v2
-    t.toml:15: `upstream.wire` is "opnai"
+    t.toml:16: `upstream.wire` is "opnai"
         known: openai, anthropic, gemini
-    t.toml:16: `upstream.base_url` is "ftp://example.com", which does not begin with http:// or https:// and a host
+    t.toml:17: `upstream.base_url` is "ftp://example.com", which does not begin with http:// or https:// and a host
         write scheme, host and perhaps a path: "https://api.openai.com"
-    t.toml:17: `upstream.api_key` is unknown
+    t.toml:18: `upstream.api_key` is unknown
         a secret is not written here; name where it is with `api_key_env` or `api_key_file`
-    t.toml:18: `upstream.head_timeout_secs` is 0
+    t.toml:19: `upstream.head_timeout_secs` is 0
         must be from 1 to 86400; the default is 600
-    t.toml:20: `upstream.base_url` is missing
+    t.toml:21: `upstream.base_url` is missing
         write the provider's address, such as "https://api.openai.com"
-    t.toml:23: `upstream.api_key_env` names the variable `NOT_THERE`, which is not set
+    t.toml:24: `upstream.api_key_env` names the variable `NOT_THERE`, which is not set
         set the variable for this process, or name the one that holds the secret
-    t.toml:24: `upstream.unmetered` is true
+    t.toml:25: `upstream.unmetered` is true
         must be a text in quotes
-    t.toml:30: `team.id` is "bad id", which is no id
+    t.toml:31: `team.id` is "bad id", which is no id
         must be 1 to 64 characters of a-z, A-Z, 0-9, `.`, `_`, `-`, and start with a letter or digit
-    t.toml:31: `team.department` is "sles", which is no configured department
+    t.toml:32: `team.department` is "sles", which is no configured department
         add a `[[department]]` with that id; known: sales
-    t.toml:34: `key.team` is "bot", which is no configured team
+    t.toml:35: `key.team` is "bot", which is no configured team
         add a `[[team]]` with that id; known: 
-    t.toml:35: `key.sha256` is not 64 hexadecimal digits
+    t.toml:36: `key.sha256` is not 64 hexadecimal digits
         make a key with `tokenmeter keys new`, or write the SHA-256 of the whole key as 64 hexadecimal digits
     "#);
 }
@@ -190,8 +193,7 @@ fn the_reference_documents_every_key_and_no_other() {
     let root = reader::parse(REFERENCE, None).unwrap();
     let document = Document::new(REFERENCE, None);
     let root = Section::root(&document, &root);
-    let secrets = Secrets { env: &env, resolve: false };
-    read_document(&document, &root, secrets, WIRES).unwrap();
+    read_document(&document, &root, &env, Wanted::None, WIRES).unwrap();
     // A table that may come often or not at all has the keys that it would ask for.
     payers::key(&Section::empty(&document, "key"), None, &mut HashMap::default());
     let mut section = String::new();
@@ -293,7 +295,7 @@ fn what_others_can_reach_is_guarded() {
 #[test]
 fn secrets_are_read_only_when_they_are_wanted() {
     let text = format!("{UPSTREAM}api_key_env = \"NOT_THERE\"\nproxy_url_file = \"/nowhere/at/all\"");
-    let unwanted = read(text.as_bytes(), None, Secrets { env: &env, resolve: false }, WIRES);
+    let unwanted = read(text.as_bytes(), None, &env, Wanted::None, WIRES);
     assert!(unwanted.unwrap().upstreams[0].credential.is_none());
     let shown = problems(&text);
     assert!(shown.contains("`NOT_THERE`, which is not set") && shown.contains("/nowhere/at/all"), "{shown}");
@@ -428,4 +430,25 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_shared_ledger_is_named_by_its_variable_and_never_shown() {
+    let environment = |name: &str| match name {
+        "URL" => Some("postgres://meter:s3cret@db.example/usage".to_owned()),
+        "BAD" => Some("postgres://meter:s3cret@db.example/usage?sslmode=prefer".to_owned()),
+        _ => None,
+    };
+    let read = |text: &str, wanted| read(text.as_bytes(), Some(Path::new("t.toml")), &environment, wanted, WIRES);
+    let named = format!("[ledger]\npostgres_url_env = \"URL\"\n{UPSTREAM}");
+    for (wanted, is_read) in [(Wanted::All, true), (Wanted::OfLedger, true), (Wanted::None, false)] {
+        let config = read(&named, wanted).unwrap();
+        assert_eq!((config.ledger.postgres.is_some(), config.ledger.journal_keep.as_secs()), (is_read, 24 * 3600));
+        assert!(!format!("{config:?}").contains("s3cret"));
+    }
+    let error = |text: &str| read(text, Wanted::All).map(|_| ()).unwrap_err()[0].to_string();
+    insta::assert_snapshot!(error("[ledger]\npostgres_url_env = \"BAD\""), @"");
+    insta::assert_snapshot!(error("[ledger]\npostgres_ca_file = \"Cargo.toml\""), @"");
+    let ca_alone = error("[ledger]\npostgres_url_env = \"UNSET\"");
+    assert!(ca_alone.contains("`UNSET`, which is not set"), "{ca_alone}");
 }

@@ -1,11 +1,13 @@
 //! Frame: one intent, record, mark of progress or gap as bytes.
 //!
 //! `payload length u32 | crc32 u32 | kind u8 | seq u64 | payload`, little endian; the checksum covers kind, seq and
-//! payload. The payload is JSON, so no byte of it equals a kind: a frame can be told from what surrounds it.
+//! payload. The payload is JSON, so no byte of it equals a kind: a frame can be told from what surrounds it. An intent
+//! has no seq; in its place stands up to where the journal was on the disk when the intent was appended. By that a
+//! reader tells damage from what a power cut may leave.
 
 use serde::Deserialize;
 
-use super::JournalError;
+use super::{JournalError, Position};
 use crate::ids::{NodeId, RecordId};
 use crate::record::{Gap, Intent, JobSeen, Progress, Record};
 
@@ -143,17 +145,31 @@ pub(super) fn decode(bytes: &[u8]) -> Decoded<'_> {
     Decoded::Whole { kind, seq: u64::from_le_bytes(*seq), payload, bytes: whole }
 }
 
-/// Whether a whole frame begins anywhere in `bytes` but at their front.
-pub(super) fn any_within(bytes: &[u8]) -> bool {
+/// Up to where the journal was on the disk, as the last frame knows that begins anywhere in `bytes`.
+pub(super) fn lasting_within(bytes: &[u8]) -> Position {
+    let mut lasting = Position::START;
     let mut rest = bytes;
-    while let Some((_, later)) = rest.split_first() {
-        rest = later;
+    while !rest.is_empty() {
         // The cheap test first: a kind where a kind would be.
-        if rest.get(8).copied().and_then(Kind::of_byte).is_some() && matches!(decode(rest), Decoded::Whole { .. }) {
-            return true;
-        }
+        let is_likely = rest.get(8).copied().and_then(Kind::of_byte).is_some();
+        let whole = match decode(if is_likely { rest } else { &[] }) {
+            Decoded::Whole { kind, seq, bytes, .. } => {
+                lasting = lasting.max(lasting_of(kind, seq));
+                bytes
+            }
+            Decoded::Partial { .. } | Decoded::Broken(_) => 1,
+        };
+        rest = rest.get(whole..).unwrap_or_default();
     }
-    false
+    lasting
+}
+
+/// Up to where the journal was on the disk when a frame of this kind and number was appended, as far as it tells.
+pub(super) fn lasting_of(kind: Kind, number: u64) -> Position {
+    match kind {
+        Kind::Intent => Position::unpacked(number),
+        Kind::Record | Kind::Progress | Kind::Gap => Position::START,
+    }
 }
 
 /// The call's id in a payload.

@@ -218,7 +218,9 @@ impl Front {
     pub(super) fn is_full(&self, held: u64, more: usize) -> Option<String> {
         let bytes_max = self.bytes_max;
         (held.saturating_add(more as u64) > bytes_max).then(|| {
-            format!("it holds {held} bytes that the ledger has not taken, and `ledger.journal_bytes_max` is {bytes_max}")
+            format!(
+                "it holds {held} bytes that the ledger has not taken, and `ledger.journal_bytes_max` is {bytes_max}"
+            )
         })
     }
 

@@ -1,9 +1,13 @@
 //! Recover: what a journal holds when it is opened.
 //!
-//! Cuts off a torn tail of the newest segment. Anything else that is broken is an error: a record was there.
+//! A power cut leaves of what was not synced any part, in any order. So the first frame that is not whole ends what
+//! can be told of the journal, or the first record that is missing; what follows is cut off. Where a frame knows that the place was on the disk before, it
+//! is damage instead, and an error: a record was there.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -33,33 +37,51 @@ pub(super) struct Found {
     pub(super) last_seqs: BTreeMap<NodeId, u64>,
     /// The newest number ever seen.
     pub(super) newest: u64,
+    /// Up to where it is known to be on the disk.
+    lasting: Position,
 }
 
-/// Reads every segment of `directory`.
-pub(super) fn recover(directory: &Path) -> Result<Found, JournalError> {
+/// Reads every segment of `directory`. Records up to the `seq_floors` are known to be in the ledger.
+pub(super) fn recover(directory: &Path, seq_floors: &BTreeMap<NodeId, u64>) -> Result<Found, JournalError> {
     let mut found = Found::default();
     let mut intents: HashMap<RecordId, (Position, Vec<u8>)> = HashMap::new();
     let mut progress: HashMap<RecordId, (Position, Vec<u8>)> = HashMap::new();
     let numbers = segment::list(directory)?;
-    for number in &numbers {
-        let is_newest = Some(number) == numbers.last();
-        found.newest = *number;
+    found.newest = numbers.last().copied().unwrap_or(0);
+    for (index, number) in numbers.iter().enumerate() {
+        let later = numbers.get(index.saturating_add(1)..).unwrap_or_default();
         let path = segment::path(directory, *number);
-        let bytes = fs::read(&path).map_err(|source| JournalError::Io { what: "read", path: path.clone(), source })?;
-        let Some(header) = Header::decode(&bytes, &path)? else {
-            if !is_newest {
-                return Err(JournalError::Broken { path, offset: 0, what: "the header is cut off" });
+        let bytes = read(&path)?;
+        let header = match Header::decode(&bytes, &path) {
+            Ok(Some(header)) => header,
+            Ok(None) | Err(JournalError::Broken { .. }) => {
+                let begin = Position { segment: *number, offset: 0 };
+                found.end_at(begin, "the header is not whole", &bytes, directory, later)?;
+                break;
             }
-            // The process died while it made this file: nothing can be in it.
-            fs::remove_file(&path).map_err(|source| JournalError::Io { what: "remove", path, source })?;
-            continue;
+            Err(error) => return Err(error),
         };
-        let last_seq = found.last_seqs.entry(header.node.clone()).or_default();
-        *last_seq = (*last_seq).max(header.first_seq.saturating_sub(1));
+        let before = header.first_seq.saturating_sub(1);
+        let last_seq = found.last_seqs.get(&header.node).copied().unwrap_or(before);
+        if before > last_seq && seq_floors.get(&header.node).is_none_or(|floor| before > *floor) {
+            let last = found.segments.last_key_value();
+            let end = last.map_or(Position::START, |(segment, offset)| Position { segment: *segment, offset: *offset });
+            found.end_at(
+                end,
+                "records are missing behind it",
+                &[],
+                directory,
+                numbers.get(index..).unwrap_or_default(),
+            )?;
+            break;
+        }
+        let last_seq = found.last_seqs.entry(header.node.clone()).or_insert(before);
+        *last_seq = (*last_seq).max(before);
         let mut rest = bytes.get(segment::HEADER_BYTES..).unwrap_or_default();
         let mut offset = segment::HEADER_BYTES as u64;
-        while !rest.is_empty() {
-            let broken = match frame::decode(rest) {
+        let mut broken = None;
+        while !rest.is_empty() && broken.is_none() {
+            match frame::decode(rest) {
                 Decoded::Whole { kind, seq, payload, bytes } => {
                     let id = || {
                         frame::id_of(payload).ok_or_else(|| JournalError::Broken {
@@ -69,6 +91,7 @@ pub(super) fn recover(directory: &Path) -> Result<Found, JournalError> {
                         })
                     };
                     let place = Position { segment: *number, offset };
+                    found.lasting = found.lasting.max(frame::lasting_of(kind, seq));
                     match kind {
                         Kind::Intent => {
                             intents.insert(id()?, (place, payload.to_vec()));
@@ -92,36 +115,116 @@ pub(super) fn recover(directory: &Path) -> Result<Found, JournalError> {
                     }
                     rest = rest.get(bytes..).unwrap_or_default();
                     offset = offset.saturating_add(bytes as u64);
-                    continue;
                 }
-                Decoded::Partial { .. } => "a frame is cut off",
-                Decoded::Broken(what) => what,
-            };
-            if !is_newest || frame::any_within(rest) {
-                return Err(JournalError::Broken { path, offset, what: broken });
+                Decoded::Partial { .. } => broken = Some("a frame is cut off"),
+                Decoded::Broken(what) => broken = Some(what),
             }
-            cut(&path, offset).map_err(|source| JournalError::Io { what: "cut", path: path.clone(), source })?;
-            rest = &[];
         }
         found.segments.insert(*number, offset);
         found.node = Some(header.node);
+        if let Some(what) = broken {
+            found.end_at(Position { segment: *number, offset }, what, rest, directory, later)?;
+            break;
+        }
     }
     let mut open: Vec<_> = intents.into_iter().collect();
     open.sort_unstable_by_key(|(id, _)| *id);
     for (id, (position, payload)) in open {
-        found.open_intents.push(read(directory, position, &payload)?);
+        found.open_intents.push(decode(directory, position, &payload)?);
         found.open.insert(id, position.segment);
     }
     for (id, (position, payload)) in progress {
-        found.progress.insert(id, read(directory, position, &payload)?);
+        found.progress.insert(id, decode(directory, position, &payload)?);
     }
     Ok(found)
 }
 
+impl Found {
+    /// Ends the journal at `end`, where `what` was found instead of a frame: in front of `rest` of its segment, and of
+    /// the segments `later`. An error where that was on the disk before.
+    fn end_at(
+        &mut self,
+        end: Position,
+        what: &'static str,
+        rest: &[u8],
+        directory: &Path,
+        later: &[u64],
+    ) -> Result<(), JournalError> {
+        let path = segment::path(directory, end.segment);
+        let mut lasting = self.lasting.max(frame::lasting_within(rest));
+        for number in later {
+            lasting = lasting.max(frame::lasting_within(&read(&segment::path(directory, *number))?));
+        }
+        if end < lasting {
+            return Err(JournalError::Broken { path, offset: end.offset, what });
+        }
+        tracing::warn!(
+            segment = end.segment,
+            offset = end.offset,
+            bytes = rest.len(),
+            segments_later = later.len(),
+            what,
+            "the journal ends before its files do; cutting off what was never said to be on the disk"
+        );
+        let failed = |what| move |source| JournalError::Io { what, path, source };
+        // The newest first: what is left between two cuts must not look like a journal with a hole.
+        for number in later.iter().rev() {
+            let path = segment::path(directory, *number);
+            fs::remove_file(&path).map_err(|source| JournalError::Io { what: "remove", path, source })?;
+            segment::sync_directory(directory).map_err(|source| JournalError::Io {
+                what: "sync",
+                path: directory.to_owned(),
+                source,
+            })?;
+        }
+        if end.offset == 0 {
+            fs::remove_file(segment::path(directory, end.segment)).map_err(failed("remove"))
+        } else if rest.is_empty() {
+            Ok(())
+        } else {
+            cut(&segment::path(directory, end.segment), end.offset).map_err(failed("cut"))
+        }
+    }
+
+    /// Writes again what is not known to be on the disk, and syncs it. A sync before may have failed, and then the
+    /// kernel shows bytes that it has given up to write; and what a record ends must not come back without it.
+    pub(super) fn make_lasting(&mut self, directory: &Path) -> Result<(), JournalError> {
+        for (number, length) in self.segments.range(self.lasting.segment..) {
+            let path = segment::path(directory, *number);
+            let from = if *number == self.lasting.segment { self.lasting.offset } else { 0 };
+            if from < *length {
+                rewrite(&path, from).map_err(|source| JournalError::Io { what: "write again", path, source })?;
+            }
+        }
+        segment::sync_directory(directory).map_err(|source| JournalError::Io {
+            what: "sync",
+            path: directory.to_owned(),
+            source,
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, JournalError> {
+    fs::read(path).map_err(|source| JournalError::Io { what: "read", path: path.to_owned(), source })
+}
+
+/// Writes the bytes of a file from `offset` on over themselves.
+fn rewrite(path: &Path, offset: u64) -> io::Result<()> {
+    let file = File::options().read(true).write(true).open(path)?;
+    let length = file.metadata()?.len();
+    let mut bytes = vec![0; usize::try_from(length.saturating_sub(offset)).unwrap_or(usize::MAX)];
+    file.read_exact_at(&mut bytes, offset)?;
+    match file.write_all_at(&bytes, offset) {
+        // Some file systems need space to write what is there already; a full disk must not keep us from starting.
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+        written => written?,
+    }
+    file.sync_all()
+}
+
 /// Reads the segment at `path` anew: whether it holds whole frames up to `end`.
 pub(super) fn read_back(path: &Path, end: u64) -> Result<(), JournalError> {
-    let failed = |source| JournalError::Io { what: "read back", path: path.to_owned(), source };
-    let bytes = fs::read(path).map_err(failed)?;
+    let bytes = read(path)?;
     let broken = |offset, what| JournalError::Broken { path: path.to_owned(), offset, what };
     Header::decode(&bytes, path)?.ok_or_else(|| broken(0, "the header is cut off"))?;
     let mut offset = segment::HEADER_BYTES as u64;
@@ -136,7 +239,7 @@ pub(super) fn read_back(path: &Path, end: u64) -> Result<(), JournalError> {
     Ok(())
 }
 
-fn read<T: DeserializeOwned>(directory: &Path, position: Position, payload: &[u8]) -> Result<T, JournalError> {
+fn decode<T: DeserializeOwned>(directory: &Path, position: Position, payload: &[u8]) -> Result<T, JournalError> {
     serde_json::from_slice(payload).map_err(|source| JournalError::Decode {
         path: segment::path(directory, position.segment),
         offset: position.offset,
@@ -145,7 +248,7 @@ fn read<T: DeserializeOwned>(directory: &Path, position: Position, payload: &[u8
 }
 
 /// Shortens a file for good.
-fn cut(path: &Path, length: u64) -> std::io::Result<()> {
+fn cut(path: &Path, length: u64) -> io::Result<()> {
     let file = File::options().write(true).open(path)?;
     file.set_len(length)?;
     file.sync_all()

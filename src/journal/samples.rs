@@ -1,11 +1,10 @@
 //! Samples: intents and records for tests.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use jiff::Timestamp;
 
-use super::{Durability, Journal, Opened, Settings};
+use super::{Journal, Opened, Settings};
 use crate::ids::{AppId, DepartmentId, KeyId, NodeId, Provider, RecordId, TeamId, UpstreamName};
 use crate::money::NanoUsd;
 use crate::operation::Operation;
@@ -14,14 +13,7 @@ use crate::usage::{Anomaly, Estimate, Outcome, Provenance, TokenCounts, Units};
 
 /// Settings of node `n1` in `directory`.
 pub(crate) fn settings(directory: &Path) -> Settings {
-    Settings {
-        directory: directory.to_owned(),
-        durability: Durability::Process,
-        segment_bytes_max: super::SEGMENT_BYTES_MAX,
-        bytes_max: super::BYTES_MAX,
-        node: Some(NodeId::parse("n1").unwrap()),
-        seq_floors: BTreeMap::new(),
-    }
+    Settings { node: Some(NodeId::parse("n1").unwrap()), ..Settings::at(directory.to_owned()) }
 }
 
 /// The journal in `directory`.

@@ -1,5 +1,6 @@
 //! Sync: one thread that makes appends lasting, many with one fsync, and looks after files and ballast.
 
+use std::fs::File;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
@@ -144,17 +145,15 @@ impl Shared {
             return;
         }
         let Some(to_sync) = writer.to_sync(synced) else { return };
+        // Not to be opened, the folder was deleted or closed to us: nothing failed to be written, and the guard sees to it.
+        let Ok(directory) = File::open(writer.directory()) else { return };
         let outcome = to_sync.files.iter().try_for_each(|file| file.sync_data()).and_then(|()| {
             // A segment begun since: its name must last as well.
-            if to_sync.end.segment == synced.segment {
-                Ok(())
-            } else {
-                super::segment::sync_directory(writer.directory())
-            }
+            if to_sync.end.segment == synced.segment { Ok(()) } else { directory.sync_all() }
         });
         let failure = outcome.err().map(|error| {
             tracing::error!(error = %error, "a sync of the journal failed, no call is taken any more");
-            format!("the journal could not be synced: {error}; restart tokenmeter")
+            format!("the journal could not be synced: {error}; tokenmeter ends, and looks after it at its next start")
         });
         if let Some(why) = &failure {
             // Without our lock, which serving threads take: the writer's may be held by one that is stuck.
@@ -162,7 +161,10 @@ impl Shared {
         }
         let mut state = self.state();
         match failure {
-            None => state.synced = to_sync.end,
+            None => {
+                state.synced = to_sync.end;
+                writer.is_lasting(to_sync.end);
+            }
             Some(why) => state.failure = Some(why),
         }
         let waiting = std::mem::take(&mut state.waiting);

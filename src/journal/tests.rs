@@ -1,6 +1,7 @@
 mod stalls;
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -45,6 +46,27 @@ fn fill(journal: &Journal, calls: i64) -> Vec<Record> {
         journal.append_record(record).unwrap().1
     };
     (0..calls).map(call).collect()
+}
+
+/// Settings of a journal that can be asked to sync.
+fn power(directory: &Path) -> super::Settings {
+    super::Settings { durability: Durability::Power, ..settings(directory) }
+}
+
+/// Waits until everything appended so far is on the disk.
+fn sync(journal: &Arc<Journal>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime
+        .block_on(journal.synced(super::Appended(super::At::Written(super::Written { end: journal.end(), seq: 0 }))))
+        .unwrap();
+}
+
+/// Overwrites what `segment` holds from `offset` on.
+fn spoil(directory: &Path, segment: u64, offset: usize, spoilt: &[u8]) {
+    let path = super::segment::path(directory, segment);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[offset..offset + spoilt.len()].copy_from_slice(spoilt);
+    fs::write(&path, bytes).unwrap();
 }
 
 #[test]
@@ -93,7 +115,7 @@ fn a_tail_torn_at_any_byte_leaves_the_whole_frames_before_it() {
         let whole = ends.iter().filter(|end| **end <= length as u64).count();
         // What a reading command sees before anybody repairs it.
         assert_eq!(frames(torn.path()).len(), whole, "read at {length}");
-        let found = super::recover::recover(torn.path()).unwrap();
+        let found = super::recover::recover(torn.path(), &BTreeMap::new()).unwrap();
         assert_eq!(frames(torn.path()).len(), whole, "recovered at {length}");
         assert_eq!(found.open_intents.len(), whole % 2, "open at {length}");
         let last_seq = found.last_seqs.values().max().copied().unwrap_or(0);
@@ -123,20 +145,103 @@ fn a_journal_goes_on_where_the_process_before_it_died() {
 }
 
 #[test]
-fn damage_that_is_no_torn_tail_is_an_error_with_its_place() {
+fn damage_to_what_was_on_the_disk_is_an_error_with_its_place() {
     for (in_segment, offset_in_frame) in [(1, 0), (1, 20), (2, 0), (2, 20)] {
         let folder = tempfile::tempdir().unwrap();
         for _ in 0..2 {
-            fill(&open(folder.path()).journal, 2);
+            let journal = Arc::new(Journal::open(power(folder.path())).unwrap().journal);
+            fill(&journal, 2);
+            sync(&journal);
+            // The first frame to know of it.
+            fill(&journal, 1);
         }
-        let path = super::segment::path(folder.path(), in_segment);
-        let mut bytes = fs::read(&path).unwrap();
-        bytes[super::segment::HEADER_BYTES + offset_in_frame] ^= 0x55;
-        fs::write(&path, bytes).unwrap();
+        spoil(folder.path(), in_segment, super::segment::HEADER_BYTES + offset_in_frame, &[0x55]);
         let error = Journal::open(settings(folder.path())).unwrap_err();
         let JournalError::Broken { path: named, offset, .. } = error else { panic!("{error}") };
-        assert_eq!((named, offset), (path, super::segment::HEADER_BYTES as u64));
+        assert_eq!(
+            (named, offset),
+            (super::segment::path(folder.path(), in_segment), super::segment::HEADER_BYTES as u64)
+        );
     }
+}
+
+#[test]
+fn a_hole_in_what_was_never_on_the_disk_ends_the_journal() {
+    let header = super::segment::HEADER_BYTES;
+    // A frame that is zeros, one in which a byte is another, a header that was not written, one that was in part.
+    for (in_segment, offset, spoilt, whole) in
+        [(1, 0, vec![0; 64], 0), (1, 700, vec![1], 1), (2, 0, vec![0; header], 20), (2, 30, vec![9; 100], 20)]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let begun = super::Settings { segment_bytes_max: 16 << 10, ..settings(folder.path()) };
+        let journal = Journal::open(begun).unwrap().journal;
+        fill(&journal, 60);
+        let in_first = frames(folder.path()).len();
+        assert_eq!((in_first, segments(folder.path()).len() > 2), (120, true));
+        let ends = Reader::open(folder.path(), Position::START).unwrap().next_batch(EVERYTHING).unwrap();
+        // What the first segment holds whole.
+        let whole = if whole == 20 { ends.len() } else { whole };
+        let at = if in_segment == 1 { header + offset } else { offset };
+        drop(journal);
+        spoil(folder.path(), in_segment, at, &spoilt);
+        let Opened { journal, .. } = open(folder.path());
+        let left = frames(folder.path());
+        assert_eq!(left.len(), whole, "{in_segment} {offset}");
+        let last_seq = left.iter().map(|frame| frame.seq).max().unwrap_or(0);
+        let (_, record) = journal.append_record(bare_record(&intent(0))).unwrap();
+        assert_eq!(record.seq, last_seq + 1);
+        drop(journal);
+        open(folder.path());
+    }
+}
+
+#[test]
+fn a_segment_that_lost_whole_records_ends_the_journal_unless_the_ledger_has_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let begun = super::Settings { segment_bytes_max: 16 << 10, ..settings(folder.path()) };
+    fill(&Journal::open(begun).unwrap().journal, 60);
+    let first = super::segment::path(folder.path(), 1);
+    let ends = Reader::open(folder.path(), Position::START).unwrap().next_batch(EVERYTHING).unwrap();
+    // Its last call is lost, at the very end of the one before.
+    let (end, _) = ends[ends.len() - 3];
+    File::options().write(true).open(first).unwrap().set_len(end.offset).unwrap();
+    let last_seq = ends[..ends.len() - 2].iter().map(|(_, frame)| frame.seq).max().unwrap();
+
+    let seq_floors = [(NodeId::parse("n1").unwrap(), last_seq + 1)].into();
+    let applied = super::Settings { seq_floors, ..settings(folder.path()) };
+    drop(Journal::open(applied).unwrap());
+    assert_eq!(records(folder.path()).last().unwrap().seq, 60);
+
+    // What came behind was never on the disk, as far as anybody was told.
+    let Opened { journal, .. } = open(folder.path());
+    assert_eq!(records(folder.path()).last().unwrap().seq, last_seq);
+    assert_eq!(journal.append_record(bare_record(&intent(0))).unwrap().1.seq, last_seq + 1);
+}
+
+#[test]
+fn an_intent_stays_until_its_record_is_on_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = super::Settings { segment_bytes_max: 4 << 10, ..power(folder.path()) };
+    let journal = Arc::new(Journal::open(settings).unwrap().journal);
+    let long = intent(7);
+    journal.append_intent(&long).unwrap();
+    fill(&journal, 20);
+    sync(&journal);
+    journal.append_record(bare_record(&long)).unwrap();
+    journal.remove_applied(journal.end()).unwrap();
+    assert_eq!(segments(folder.path())[0], 1);
+    sync(&journal);
+    journal.remove_applied(journal.end()).unwrap();
+    assert_eq!(segments(folder.path()), [journal.end().segment]);
+}
+
+#[test]
+fn a_position_says_the_same_in_64_bits() {
+    for position in [Position::START, Position { segment: 7, offset: 1 << 31 }, Position { segment: 1, offset: 0 }] {
+        assert_eq!(Position::unpacked(position.packed()), position);
+    }
+    // What is too far away for that tells nothing rather than something wrong.
+    assert_eq!(Position::unpacked(Position { segment: 1, offset: 1 << 32 }.packed()), Position::START);
 }
 
 #[test]
@@ -176,23 +281,26 @@ fn bytes_of(path: std::path::PathBuf) -> u64 {
 #[test]
 fn segments_go_once_applied_but_for_open_intents() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = super::Settings { segment_bytes_max: 4 << 10, ..settings(folder.path()) };
-    let Opened { journal, .. } = Journal::open(settings.clone()).unwrap();
+    let settings = super::Settings { segment_bytes_max: 4 << 10, ..power(folder.path()) };
+    let journal = Arc::new(Journal::open(settings.clone()).unwrap().journal);
     fill(&journal, 20);
     let long = intent(7);
     journal.append_intent(&long).unwrap();
     let of_long = journal.end().segment;
     fill(&journal, 20);
     assert!(of_long > 2 && journal.end().segment > of_long + 2);
+    sync(&journal);
     journal.remove_applied(journal.end()).unwrap();
     assert_eq!(segments(folder.path())[0], of_long);
     drop(journal);
 
     let Opened { journal, open_intents, .. } = Journal::open(settings.clone()).unwrap();
+    let journal = Arc::new(journal);
     assert_eq!(open_intents, std::slice::from_ref(&long));
     journal.remove_applied(journal.end()).unwrap();
     assert_eq!(segments(folder.path())[0], of_long);
     journal.append_record(bare_record(&long)).unwrap();
+    sync(&journal);
     journal.remove_applied(journal.end()).unwrap();
     assert_eq!(segments(folder.path()), [journal.end().segment]);
     drop(journal);

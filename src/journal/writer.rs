@@ -9,6 +9,7 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use super::ballast::Ballast;
 use super::frame::{self, Kind};
 use super::front::{Frame, Front, Told, Turn, Waiting};
 use super::guard::leads_to;
+use super::kept;
 use super::recover::{self, Found};
 use super::segment::{self, Header};
 use super::{At, JournalError, Position, in_full};
@@ -31,10 +33,14 @@ pub(super) struct Writer {
     directory: PathBuf,
     node: NodeId,
     segment_bytes_max: u64,
+    /// How long segments are kept that nobody needs.
+    keep: Duration,
     ballast: Ballast,
     /// Held over system calls: not for those who serve calls, but to append.
     active: Mutex<Active>,
     pub(super) front: Front,
+    /// Up to where everything is on the disk, packed.
+    lasting: AtomicU64,
     /// Woken again and again while a `write` is stuck.
     pub(super) stalled: OnceLock<Waker>,
 }
@@ -48,6 +54,9 @@ pub(super) struct Active {
     next_seq: u64,
     /// Calls without a record, and the segment of their intent.
     open: HashMap<RecordId, u64>,
+    /// Segments of intents that a later segment ends or renews, and where that does: until that is on the disk, the
+    /// intent alone tells of the call.
+    ended_later: Vec<(u64, Position)>,
     finished: Finished,
     /// Files that the next sync must cover, beside the active one.
     to_sync: Vec<Arc<File>>,
@@ -88,6 +97,7 @@ pub(super) struct Settings {
     pub(super) node: NodeId,
     pub(super) segment_bytes_max: u64,
     pub(super) bytes_max: u64,
+    pub(super) keep: Duration,
     pub(super) next_seq: u64,
 }
 
@@ -101,7 +111,7 @@ pub(super) struct ToSync {
 impl Writer {
     /// Begins a segment behind those found.
     pub(super) fn begin(settings: Settings, found: Found) -> Result<Self, JournalError> {
-        let Settings { directory, node, segment_bytes_max, bytes_max, next_seq } = settings;
+        let Settings { directory, node, segment_bytes_max, bytes_max, keep, next_seq } = settings;
         let ballast = Ballast::new(&directory);
         let number = found.newest.saturating_add(1);
         let header = Header { node: node.clone(), first_seq: next_seq };
@@ -127,6 +137,7 @@ impl Writer {
             appended_bytes: 0,
             next_seq,
             open: found.open,
+            ended_later: Vec::new(),
             finished: Finished::of(found.segments),
             to_sync: Vec::new(),
             rotate_not_before: None,
@@ -138,8 +149,11 @@ impl Writer {
             failed: None,
         };
         let front = Front::new(bytes_max, active.told());
+        // What was found was made lasting before.
+        let lasting = AtomicU64::new(active.end.packed());
         let active = Mutex::new(active);
-        Ok(Self { directory, node, segment_bytes_max, ballast, active, front, stalled: OnceLock::new() })
+        let stalled = OnceLock::new();
+        Ok(Self { directory, node, segment_bytes_max, keep, ballast, active, front, lasting, stalled })
     }
 
     /// Appends an intent or a record; where another's `write` takes its time, it waits for the journal's thread.
@@ -177,7 +191,9 @@ impl Writer {
         let outcomes = match self.append_as_one(&mut active, &mut frames) {
             Some(written) => written.into_iter().map(Ok).collect(),
             // Each meets its own fate.
-            None => frames.iter_mut().map(|waiting| self.append_now(&mut active, &mut waiting.frame)).collect::<Vec<_>>(),
+            None => {
+                frames.iter_mut().map(|waiting| self.append_now(&mut active, &mut waiting.frame)).collect::<Vec<_>>()
+            }
         };
         drop(active);
         for (Waiting { frame, ticket }, outcome) in frames.into_iter().zip(outcomes) {
@@ -202,9 +218,13 @@ impl Writer {
         let (mut end, mut next_seq) = (active.end, active.next_seq);
         let (mut whole, mut written) = (Vec::with_capacity(bytes), Vec::with_capacity(frames.len()));
         for Waiting { frame, .. } in &mut *frames {
-            let seq = if frame.kind == Kind::Record { next_seq } else { 0 };
+            let (number, seq) = match frame.kind {
+                Kind::Record => (next_seq, next_seq),
+                Kind::Intent => (self.lasting.load(Ordering::Relaxed), 0),
+                Kind::Progress | Kind::Gap => (0, 0),
+            };
             next_seq = next_seq.saturating_add(u64::from(frame.kind == Kind::Record));
-            frame::seal(&mut frame.buffer, frame.kind, seq);
+            frame::seal(&mut frame.buffer, frame.kind, number);
             whole.extend_from_slice(&frame.buffer);
             end.offset = end.offset.saturating_add(frame.buffer.len() as u64);
             written.push(Written { end, seq });
@@ -213,19 +233,19 @@ impl Writer {
         active.next_seq = next_seq;
         for Waiting { frame, .. } in frames {
             match frame.kind {
-                Kind::Intent => active.open.insert(frame.id, end.segment),
-                Kind::Record => active.open.remove(&frame.id),
-                Kind::Progress | Kind::Gap => None,
-            };
+                Kind::Intent => active.begins(frame.id),
+                Kind::Record => active.ends(&frame.id),
+                Kind::Progress | Kind::Gap => {}
+            }
         }
         Some(written)
     }
 
     /// Appends an intent, unless the space that is left is kept for records.
     fn append_intent(&self, active: &mut Active, id: RecordId, buffer: &mut [u8]) -> Result<Written, JournalError> {
-        frame::seal(buffer, Kind::Intent, 0);
+        frame::seal(buffer, Kind::Intent, self.lasting.load(Ordering::Relaxed));
         let written = self.append_unless_refusing(active, buffer)?;
-        active.open.insert(id, written.end.segment);
+        active.begins(id);
         Ok(written)
     }
 
@@ -279,7 +299,7 @@ impl Writer {
             }
         }
         active.next_seq = seq.saturating_add(1);
-        active.open.remove(&id);
+        active.ends(&id);
         Ok(Written { end: active.end, seq })
     }
 
@@ -327,6 +347,12 @@ impl Writer {
     pub(super) fn is_refusing(&self) -> bool {
         let active = self.active();
         active.refusing.is_some() && !active.is_suspect
+    }
+
+    /// Whether there is no space and calls are in flight, whose records need what is left.
+    pub(super) fn needs_all_space(&self) -> bool {
+        let active = self.active();
+        active.refusing.is_some() && !active.open.is_empty()
     }
 
     /// Whether something else than space failed.
@@ -418,7 +444,14 @@ impl Writer {
     /// Takes intents again if the ballast can be written anew. Slow: not for the data path.
     pub(super) fn recover_space(&self) {
         let calls = self.active().open.len();
-        let written = self.ballast.write_anew(calls);
+        let written = self.ballast.write_anew(calls).or_else(|error| {
+            if error.kind() != io::ErrorKind::StorageFull || !kept::any(&self.directory) {
+                return Err(error);
+            }
+            tracing::warn!("the disk is full: journal segments that were kept for the ledger's sake are removed");
+            kept::remove_older(&self.directory, Duration::ZERO).map_err(io::Error::other)?;
+            self.ballast.write_anew(calls)
+        });
         let mut active = self.active();
         // Under the lock: a record that needed the space has taken the new ballast too, and then it is not in place.
         match written.and_then(|()| self.ballast.put_in_place()) {
@@ -429,16 +462,24 @@ impl Writer {
         }
     }
 
+    /// Notes that everything up to `position` is on the disk.
+    pub(super) fn is_lasting(&self, position: Position) {
+        self.lasting.store(position.packed(), Ordering::Relaxed);
+    }
+
     /// Deletes the segments before number `end`, up to the first that an open call still needs.
     pub(super) fn remove_before(&self, end: u64) -> Result<(), JournalError> {
         loop {
             // Out of the account first: then nobody misses its file.
             let removed = {
                 let mut active = self.active();
+                let lasting = Position::unpacked(self.lasting.load(Ordering::Relaxed));
+                active.ended_later.retain(|(_, end)| *end > lasting);
                 let Some(oldest) = active.finished.lengths.keys().next().copied().filter(|oldest| *oldest < end) else {
                     return Ok(());
                 };
-                if active.open.values().any(|segment| *segment <= oldest) {
+                let mut needed = active.open.values().chain(active.ended_later.iter().map(|(segment, _)| segment));
+                if needed.any(|segment| *segment <= oldest) {
                     return Ok(());
                 }
                 active.finished.remove(oldest).map(|bytes| (oldest, bytes))
@@ -446,13 +487,26 @@ impl Writer {
             let Some((number, bytes)) = removed else { return Ok(()) };
             let path = segment::path(&self.directory, number);
             let failed = |source| JournalError::Io { what: "remove", path: path.clone(), source };
-            if let Err(error) = fs::remove_file(&path).or_else(only_if_there) {
+            if let Err(error) = self.let_go(number).or_else(only_if_there) {
                 self.active().finished.insert(number, bytes);
                 return Err(failed(error));
             }
             // One by one: an intent that came back after a power cut without its record would be settled twice.
             segment::sync_directory(&self.directory).map_err(failed)?;
         }
+    }
+
+    fn let_go(&self, number: u64) -> io::Result<()> {
+        if self.keep.is_zero() {
+            fs::remove_file(segment::path(&self.directory, number))
+        } else {
+            kept::keep(&self.directory, number)
+        }
+    }
+
+    /// Removes the segments that were kept for long enough.
+    pub(super) fn remove_kept(&self) -> Result<(), JournalError> {
+        kept::remove_older(&self.directory, self.keep)
     }
 
     /// Blocks for as long as another has the turn.
@@ -551,6 +605,27 @@ impl Finished {
 }
 
 impl Active {
+    /// The last frame is the intent of the call `id`, perhaps renewed.
+    fn begins(&mut self, id: RecordId) {
+        if let Some(before) = self.open.insert(id, self.end.segment) {
+            self.ends_later(before);
+        }
+    }
+
+    /// The last frame is the record of the call `id`.
+    fn ends(&mut self, id: &RecordId) {
+        if let Some(before) = self.open.remove(id) {
+            self.ends_later(before);
+        }
+    }
+
+    /// Notes that the last frame ends or renews an intent of the segment `before`.
+    fn ends_later(&mut self, before: u64) {
+        if before < self.end.segment {
+            self.ended_later.push((before, self.end));
+        }
+    }
+
     /// Bytes of all segments.
     fn bytes(&self) -> u64 {
         self.finished.bytes.saturating_add(self.end.offset)

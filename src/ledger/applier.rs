@@ -1,7 +1,7 @@
 //! Applier: the thread that keeps the ledger close behind the journal.
 //!
-//! A ledger that is locked, full or gone costs a longer journal. Nothing is skipped: the same batch is tried until it
-//! is in.
+//! A ledger that is locked, full or away costs a longer journal. Nothing is skipped: the same batch is tried until it
+//! is in. A ledger that is not what it was is another matter: then no call is taken until somebody has seen to it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::feed::Feed;
+use super::feed::{Feed, Step};
 use super::{LedgerError, Place};
-use crate::journal::{Journal, Position};
+use crate::journal::{Journal, Position, in_full};
 use crate::period::{BUCKET_SECS, Bucket};
 
 /// How long appends gather before they become one transaction, and one waking of the thread.
@@ -23,6 +23,10 @@ const GATHER_BELOW: usize = 500;
 const IDLE: Duration = Duration::from_secs(1);
 /// How long after a failure the next try is made.
 const TRY_AGAIN: Duration = Duration::from_millis(250);
+/// How often it looks whether the ledger is still there.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often segments are looked for that were kept for long enough.
+const KEPT_EVERY: Duration = Duration::from_secs(60);
 /// How often a failure that goes on is logged.
 const LOG_AGAIN: Duration = Duration::from_secs(30);
 
@@ -75,15 +79,19 @@ struct Progress {
 impl Applier {
     /// Applies `journal` to the ledger at `ledger`, from where that stands, and removes what `retention` does not keep
     /// whenever there is nothing to apply; `None` keeps everything. `on_commit` runs on the applier's thread after every
-    /// transaction.
+    /// transaction. A ledger that is elsewhere may be away.
     pub fn start(
         journal: Arc<Journal>,
         ledger: &Place,
         retention: Option<Retention>,
         on_commit: impl Fn() + Send + 'static,
     ) -> Result<Self, LedgerError> {
-        let feed = Feed::open(ledger, journal.directory())?;
-        let progress = Progress { applied: feed.position(), caught_up_at: Instant::now(), stop_by: None };
+        let feed = Feed::open(ledger, journal.directory()).map(Some).or_else(if_away(ledger))?;
+        if let Some(feed) = &feed {
+            feed.tell_lost()?;
+        }
+        let applied = feed.as_ref().map_or(Position::START, Feed::position);
+        let progress = Progress { applied, caught_up_at: Instant::now(), stop_by: None };
         let shared = Arc::new(Shared {
             journal,
             progress: Mutex::new(progress),
@@ -96,7 +104,7 @@ impl Applier {
         let place = ledger.clone();
         let handle = thread::Builder::new()
             .name("applier".to_owned())
-            .spawn(move || theirs.run(feed, &place, retention, &on_commit))
+            .spawn(move || Work::new(&theirs, &place, feed, retention, &on_commit).run())
             .map_err(|source| crate::journal::JournalError::Io {
                 what: "start a thread for",
                 path: journal_directory,
@@ -166,95 +174,197 @@ impl Shared {
         self.is_stopping.load(Ordering::SeqCst)
     }
 
-    fn run(&self, mut feed: Feed, ledger: &Place, retention: Option<Retention>, on_commit: &dyn Fn()) {
-        let mut logged_at: Option<Instant> = None;
-        let mut remove_at = Instant::now();
-        loop {
-            if self.is_stopping() && self.progress().stop_by.is_none_or(|stop_by| Instant::now() >= stop_by) {
-                return;
+    /// Whether it is time to end, whatever is left.
+    fn must_stop(&self) -> bool {
+        self.is_stopping() && self.progress().stop_by.is_none_or(|stop_by| Instant::now() >= stop_by)
+    }
+}
+
+/// What the thread has to do with.
+struct Work<'a> {
+    shared: &'a Shared,
+    ledger: &'a Place,
+    /// `None`: it is to be opened.
+    feed: Option<Feed>,
+    retention: Option<Retention>,
+    on_commit: &'a dyn Fn(),
+    /// Whether what is applied is lasting. A sync may have failed, of this process's or of the one's before: then the
+    /// journal alone has what was applied.
+    is_lasting: bool,
+    /// When it looked whether the ledger is still there.
+    looked_at: Option<Instant>,
+    /// When kept segments were looked for.
+    kept_at: Instant,
+    /// When records that are too old are looked for.
+    remove_at: Instant,
+    logged_at: Option<Instant>,
+}
+
+impl<'a> Work<'a> {
+    fn new(
+        shared: &'a Shared,
+        ledger: &'a Place,
+        feed: Option<Feed>,
+        retention: Option<Retention>,
+        on_commit: &'a dyn Fn(),
+    ) -> Self {
+        let now = Instant::now();
+        let (is_lasting, looked_at, logged_at) = (false, None, None);
+        Self {
+            shared,
+            ledger,
+            feed,
+            retention,
+            on_commit,
+            is_lasting,
+            looked_at,
+            kept_at: now,
+            remove_at: now,
+            logged_at,
+        }
+    }
+
+    fn run(mut self) {
+        let Shared { journal, .. } = self.shared;
+        // A ledger that grows on the space set aside for calls in flight would take it from them.
+        let shares_disk = self.ledger.shares_disk_with(journal.directory());
+        while !self.shared.must_stop() {
+            if shares_disk && journal.needs_all_space() && !self.shared.is_stopping() {
+                thread::park_timeout(TRY_AGAIN);
+                continue;
             }
             // Before the step: what is appended meanwhile is not what it had to catch up with.
-            let (begun, end) = (Instant::now(), self.journal.end());
-            match feed.step() {
-                Ok(step) => {
-                    if logged_at.take().is_some() {
-                        tracing::info!("the ledger takes records again");
-                    }
-                    let mut progress = self.progress();
-                    progress.applied = feed.position();
+            let (begun, end) = (Instant::now(), journal.end());
+            match self.step() {
+                Ok((step, position)) => {
+                    self.has_stepped(step, if step.frames == 0 { end } else { position }, begun);
                     if step.frames == 0 {
-                        // Behind the last frame there is the head of a new segment at most.
-                        progress.applied = end;
-                        progress.caught_up_at = begun;
-                    }
-                    drop(progress);
-                    if step.records > 0 {
-                        self.records_applied.fetch_add(step.records as u64, Ordering::Relaxed);
-                        self.commits.fetch_add(1, Ordering::Relaxed);
-                        if let Err(error) = self.journal.remove_applied(feed.position()) {
-                            tracing::warn!(error = %chain(&error), "applied journal segments stay on disk");
-                        }
-                        on_commit();
-                    }
-                    if step.frames == 0 {
-                        if self.is_stopping() {
+                        if self.shared.is_stopping() {
                             return;
                         }
-                        let mut pause = IDLE;
-                        if let Some(retention) = retention.filter(|_| remove_at <= Instant::now()) {
-                            match remove_some(&mut feed, retention) {
-                                // As long as it took: others want the disk too.
-                                Some(took) => pause = took,
-                                None => remove_at = Instant::now().checked_add(REMOVE_AGAIN).unwrap_or(remove_at),
-                            }
-                        }
-                        self.journal.wait_for_append(feed.position(), pause);
+                        self.remove_kept();
+                        let pause = self.remove_old().unwrap_or(IDLE);
+                        journal.wait_for_append(position, pause);
                     }
                     // A full batch means that there is a backlog: nothing has to gather.
-                    if step.frames < GATHER_BELOW && !self.is_stopping() {
+                    if step.frames < GATHER_BELOW && !self.shared.is_stopping() {
                         thread::park_timeout(GATHER);
                     }
                 }
                 Err(error) => {
-                    self.failures.fetch_add(1, Ordering::Relaxed);
-                    if logged_at.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
-                        tracing::error!(error = %chain(&error), "the ledger takes no records, the journal keeps them");
-                        logged_at = Some(Instant::now());
+                    self.has_failed(&error);
+                    if self.shared.is_stopping() && error.is_loss() {
+                        return;
                     }
-                    if !self.is_stopping() {
-                        thread::park_timeout(TRY_AGAIN);
-                    }
-                    // A connection to a file that was replaced, or whose disk came back, does not mend by itself.
-                    match Feed::open(ledger, self.journal.directory()) {
-                        Ok(opened) => feed = opened,
-                        Err(error) => tracing::debug!(error = %chain(&error), "the ledger cannot be opened again yet"),
-                    }
+                    thread::park_timeout(TRY_AGAIN);
                 }
             }
         }
     }
-}
 
-/// Removes some of the records that are too old. How long it took; `None`: there is nothing more to do now.
-fn remove_some(feed: &mut Feed, retention: Retention) -> Option<Duration> {
-    let begun = Instant::now();
-    match feed.remove_before(retention.before()?, REMOVE_AT_ONCE) {
-        Ok(0) => None,
-        Ok(_) => Some(begun.elapsed()),
-        Err(error) => {
-            tracing::error!(error = %chain(&error), "records that are too old stay in the ledger");
-            None
+    /// The next batch, and up to where everything is applied then.
+    fn step(&mut self) -> Result<(Step, Position), LedgerError> {
+        let feed = match &mut self.feed {
+            Some(feed) => feed,
+            None => self.feed.insert(Feed::open(self.ledger, self.shared.journal.directory())?),
+        };
+        if self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
+            feed.look()?;
+            self.looked_at = Some(Instant::now());
+        }
+        let step = feed.step()?;
+        Ok((step, feed.position()))
+    }
+
+    /// Notes what a step did that began at `begun`. Up to `applied` nothing is left: behind the last frame there is the
+    /// head of a new segment at most.
+    fn has_stepped(&mut self, step: Step, applied: Position, begun: Instant) {
+        let Shared { journal, .. } = self.shared;
+        if self.logged_at.take().is_some() {
+            tracing::info!("the ledger takes records again");
+            journal.object(None);
+        }
+        let mut progress = self.shared.progress();
+        progress.applied = applied;
+        if step.frames == 0 {
+            progress.caught_up_at = begun;
+        }
+        drop(progress);
+        if step.records > 0 {
+            self.shared.records_applied.fetch_add(step.records as u64, Ordering::Relaxed);
+            self.shared.commits.fetch_add(1, Ordering::Relaxed);
+            self.is_lasting = self.is_lasting || self.make_lasting();
+            if self.is_lasting
+                && let Err(error) = journal.remove_applied(applied)
+            {
+                tracing::warn!(error = %in_full(&error), "applied journal segments stay on disk");
+            }
+            (self.on_commit)();
         }
     }
+
+    fn has_failed(&mut self, error: &LedgerError) {
+        // Perhaps a statement failed for want of its file: looked at before anything else is tried.
+        self.looked_at = None;
+        self.is_lasting = false;
+        self.shared.failures.fetch_add(1, Ordering::Relaxed);
+        self.shared.journal.object(error.is_loss().then(|| in_full(error)));
+        if self.logged_at.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
+            tracing::error!(error = %in_full(error), "the ledger takes no records, the journal keeps them");
+            self.logged_at = Some(Instant::now());
+        }
+        // A connection whose disk was away, or whose server is gone, does not mend by itself; and what was committed last
+        // only the ledger knows. One whose files are not where they were is kept: what it has open may be all that is left.
+        let is_in_place = self.feed.as_ref().is_none_or(Feed::is_in_place);
+        if is_in_place || matches!(error, LedgerError::WrittenBack { .. }) {
+            self.feed = None;
+        }
+    }
+
+    /// Writes whole what the ledger has, so that it need not be in the journal any more.
+    fn make_lasting(&self) -> bool {
+        self.feed.as_ref().is_some_and(|feed| {
+            feed.make_lasting().unwrap_or_else(|error| {
+                tracing::warn!(error = %in_full(&error), "the ledger cannot be written whole, the journal keeps what it has");
+                false
+            })
+        })
+    }
+
+    /// Removes, now and then, the segments that were kept for long enough.
+    fn remove_kept(&mut self) {
+        if self.kept_at.elapsed() < KEPT_EVERY {
+            return;
+        }
+        self.kept_at = Instant::now();
+        if let Err(error) = self.shared.journal.remove_kept() {
+            tracing::warn!(error = %in_full(&error), "kept journal segments stay on disk");
+        }
+    }
+
+    /// Removes some of the records that are too old. As long as that took others want the disk; `None`: there is nothing
+    /// more to do now.
+    fn remove_old(&mut self) -> Option<Duration> {
+        let begun = Instant::now();
+        let (retention, feed) = (self.retention.filter(|_| self.remove_at <= begun)?, self.feed.as_mut()?);
+        match feed.remove_before(retention.before()?, REMOVE_AT_ONCE) {
+            Ok(0) => {}
+            Ok(_) => return Some(begun.elapsed()),
+            Err(error) => tracing::error!(error = %in_full(&error), "records that are too old stay in the ledger"),
+        }
+        self.remove_at = begun.checked_add(REMOVE_AGAIN).unwrap_or(begun);
+        None
+    }
 }
 
-/// The error with all its causes, for a field of a log.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
+/// Goes on without the ledger where waiting may mend it.
+fn if_away(ledger: &Place) -> impl FnOnce(LedgerError) -> Result<Option<Feed>, LedgerError> {
+    let may_be_away = ledger.may_be_away();
+    move |error| {
+        if !may_be_away || error.is_final() {
+            return Err(error);
+        }
+        tracing::error!(error = %in_full(&error), "the ledger takes no records, the journal keeps them");
+        Ok(None)
     }
-    text
 }

@@ -14,17 +14,19 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Waits until what the journal in `journal` holds now is in the ledger at `ledger`. With no server running, applies it
 /// itself; else waits for the server, for at most `wait`. Nothing is made outside the ledger's folder, which must exist.
 pub fn catch_up(journal: &Path, ledger: &Place, wait: Duration) -> Result<(), LedgerError> {
+    ledger.check(journal)?;
     let store = Store::open(ledger)?;
     if !journal.is_dir() {
         return Ok(());
     }
     if let Some(lock) = Lock::take(journal)? {
-        lock.cut_torn_tail(journal)?;
+        let seq_floors = store.applied()?.into_iter().map(|(node, applied)| (node, applied.last_seq)).collect();
+        lock.cut_torn_tail(journal, &seq_floors)?;
         let mut feed = Feed::open(ledger, journal)?;
         while feed.step()?.frames > 0 {}
         return Ok(());
     }
-    let position = feed::position_of(&store.applied()?, &journal::nodes(journal)?);
+    let position = feed::position_of(&store.applied()?, &journal::nodes(journal)?, journal)?;
     let Some((node, seq)) = last_record(journal, position)? else { return Ok(()) };
     let begun = Instant::now();
     while store.applied()?.get(&node).is_none_or(|applied| applied.last_seq < seq) {

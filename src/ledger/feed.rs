@@ -4,7 +4,7 @@
 //! taken away or lost its end, is found by the gap in the seqs: then the whole journal is offered again, and what is
 //! there already stays as it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::{LedgerError, Place, Store};
 use crate::ids::NodeId;
 use crate::journal::{self, Frame, JournalError, Kind, Limits, Position, Reader};
-use crate::record::Record;
+use crate::record::{Gap, Record};
 
 /// One transaction's worth. Its fsync is shared by all of it; a reader waits for no more than it.
 const BATCH: Limits = Limits { frames: 2_000, bytes: 1 << 20 };
@@ -31,11 +31,13 @@ pub(super) struct Applied {
 pub(super) struct Batch {
     /// The node whose records they are.
     pub(super) node: NodeId,
-    /// At least one, in the order of their seqs.
+    /// In the order of their seqs.
     pub(super) records: Vec<Record>,
     /// The node's last seq before them.
     pub(super) last_seq_before: u64,
-    /// How far the journal is applied with them.
+    /// Calls of that node that have no record.
+    pub(super) gaps: Vec<Gap>,
+    /// How far the journal is applied with the records; to be kept with them, where there is one.
     pub(super) after: Applied,
 }
 
@@ -63,10 +65,18 @@ pub(super) struct Step {
 impl Feed {
     /// Goes on where the ledger at `place` stands.
     pub(super) fn open(place: &Place, directory: &Path) -> Result<Self, LedgerError> {
+        place.check(directory)?;
         let nodes = journal::nodes(directory)?;
         let store = Store::open_to_write(place, &nodes)?;
         let applied = store.applied()?;
-        let position = position_of(&applied, &nodes);
+        // A node's first segment begins behind what was applied and removed. A ledger that never heard of it is another.
+        for (node, first) in &nodes {
+            if *first > 1 && !applied.contains_key(node) {
+                let (node, applied) = (node.clone(), first.saturating_sub(1));
+                return Err(LedgerError::Emptied { node, applied, journal: directory.to_owned() });
+            }
+        }
+        let position = position_of(&applied, &nodes, directory)?;
         let last_seqs = applied.into_iter().map(|(node, applied)| (node, applied.last_seq)).collect();
         let reader = Reader::open(directory, position)?;
         Ok(Self {
@@ -87,9 +97,36 @@ impl Feed {
         self
     }
 
+    /// Looks whether the ledger is still there. An error means that it must be opened anew.
+    pub(super) fn look(&self) -> Result<(), LedgerError> {
+        self.store.look()
+    }
+
+    /// Whether the place of the ledger leads to what is open here.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.store.is_in_place()
+    }
+
+    /// Says which records are gone: neither in the ledger, such as a backup that was put back, nor in the journal.
+    pub(super) fn tell_lost(&self) -> Result<(), LedgerError> {
+        for (node, first) in journal::nodes(&self.directory)? {
+            let last = self.last_seqs.get(&node).copied().unwrap_or(0);
+            if first > last.saturating_add(1) {
+                let (from, to) = (last.saturating_add(1), first.saturating_sub(1));
+                tracing::error!(%node, from, to, "records are in neither journal nor ledger; a later backup may have them");
+            }
+        }
+        Ok(())
+    }
+
     /// Up to where everything is applied.
     pub(super) fn position(&self) -> Position {
         self.position
+    }
+
+    /// Sees to it that what is applied is on the disk, also where a sync before failed. False: not yet, ask again.
+    pub(super) fn make_lasting(&self) -> Result<bool, LedgerError> {
+        self.store.make_lasting()
     }
 
     /// Applies the next batch. On an error nothing of it is applied, and the next step tries it again.
@@ -114,8 +151,8 @@ impl Feed {
         };
         let Some((after, _)) = batch.last() else { return Ok(Step { frames: 0, records: 0 }) };
         let after = *after;
-        let records = records_of(&batch)?;
-        if records.is_empty() {
+        let (records, gaps) = (records_of(&batch)?, gaps_of(&batch)?);
+        if records.is_empty() && gaps.is_empty() {
             self.position = after;
             return Ok(Step { frames: batch.len(), records: 0 });
         }
@@ -131,15 +168,11 @@ impl Feed {
             }
             *last = (*last).max(record.seq);
         }
-        if let Some(node) = records.last().map(|record| record.node.clone()) {
+        if let Some(node) = batch.last().map(|(_, frame)| frame.node.clone()) {
             let last_seq = last_seqs.get(&node).copied().unwrap_or(0);
             let last_seq_before = self.last_seqs.get(&node).copied().unwrap_or(0);
-            self.store.apply(&Batch {
-                node,
-                records,
-                last_seq_before,
-                after: Applied { position: after, last_seq },
-            })?;
+            let after = Applied { position: after, last_seq };
+            self.store.apply(&Batch { node, records, last_seq_before, gaps, after })?;
         }
         self.last_seqs = last_seqs;
         self.position = after;
@@ -157,9 +190,22 @@ impl Feed {
 
 /// Up to where a journal is applied that has had the names `nodes`, one after the other. What is known of other nodes
 /// is about other journals.
-pub(super) fn position_of(applied: &BTreeMap<NodeId, Applied>, nodes: &BTreeSet<NodeId>) -> Position {
-    let positions = nodes.iter().filter_map(|node| applied.get(node)).map(|applied| applied.position);
-    positions.max().unwrap_or(Position::START)
+pub(super) fn position_of(
+    applied: &BTreeMap<NodeId, Applied>,
+    nodes: &BTreeMap<NodeId, u64>,
+    directory: &Path,
+) -> Result<Position, LedgerError> {
+    let newest = nodes.keys().filter_map(|node| applied.get(node)).max_by_key(|applied| applied.position);
+    let Some(Applied { position, last_seq }) = newest.copied() else { return Ok(Position::START) };
+    // The power failed before the name of the segment was on the disk, and another has it now.
+    let is_another = journal::first_seq(directory, position.segment)?.is_some_and(|first| first > last_seq);
+    Ok(if is_another { Position::START } else { position })
+}
+
+fn gaps_of(batch: &[(Position, Frame)]) -> Result<Vec<Gap>, LedgerError> {
+    let frames = batch.iter().map(|(_, frame)| frame).filter(|frame| frame.kind == Kind::Gap);
+    let unreadable = |source| LedgerError::Unreadable { what: "a gap".to_owned(), source };
+    frames.map(|frame| frame.gap().map_err(unreadable)).collect()
 }
 
 fn records_of(batch: &[(Position, Frame)]) -> Result<Vec<Record>, LedgerError> {

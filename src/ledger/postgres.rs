@@ -16,7 +16,7 @@ mod tls;
 mod verify;
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,8 +52,8 @@ impl Postgres {
     }
 
     /// Connects, to write records of `nodes`, which nobody else may meanwhile.
-    pub(super) fn open_to_write(settings: &Arc<Settings>, nodes: &BTreeSet<NodeId>) -> Result<Self, LedgerError> {
-        Self::connect(settings, nodes.iter().cloned().collect())
+    pub(super) fn open_to_write(settings: &Arc<Settings>, nodes: &BTreeMap<NodeId, u64>) -> Result<Self, LedgerError> {
+        Self::connect(settings, nodes.keys().cloned().collect())
     }
 
     fn connect(settings: &Arc<Settings>, nodes: Vec<NodeId>) -> Result<Self, LedgerError> {

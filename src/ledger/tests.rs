@@ -299,6 +299,7 @@ fn records_come_in_pages_by_end() {
 #[test]
 fn a_running_applier_keeps_up_and_lets_go_of_segments() {
     let data = Data::new();
+    drop(data.ledger());
     let settings = crate::journal::Settings { segment_bytes_max: 8 << 10, ..settings(&data.journal_directory()) };
     let journal = Arc::new(Journal::open(settings).unwrap().journal);
     let commits = Arc::new(AtomicU64::new(0));

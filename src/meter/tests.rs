@@ -585,7 +585,7 @@ fn a_mark_holds_what_came_until_then_and_is_not_repeated_where_nothing_new_came(
             let unit = json!({"model": "gpt-5-2025", "choices": [{"index": 0, "delta": {"content": " word"}}]});
             observer.unit(unit.to_string().as_bytes());
         }
-        open.mark(&*observer);
+        open.mark(&mut *observer);
     }
     stand.meter.stop(Duration::from_secs(20));
     let marks: Vec<_> = frames(stand.folder.path(), Kind::Progress);
@@ -600,7 +600,7 @@ fn what_is_fetched_is_not_marked() {
     for (consumption, is_marked) in [(Now, true), (Stored, false), (TheResult, false), (Consumption::None, false)] {
         let (mut open, _) = stand.meter.open(Moment::now(), intent(0), &OpenAi, consumption).unwrap();
         open.first_byte();
-        open.progressed(&Says(told()));
+        open.progressed(&mut Says(told()));
         assert_eq!(open.mark_due().is_some(), is_marked, "{consumption:?}");
     }
 }

@@ -243,22 +243,16 @@ pub(crate) async fn open(
     };
     let (call, appended) = match proxy.meter.open(began, intent.clone(), wire, consumption) {
         Ok(opened) => opened,
-        // Said by the journal, once for all of them.
-        Err(error) => {
-            tracing::debug!(error = &error as &dyn std::error::Error, "the journal does not take a call");
-            return match proxy.settings.on_failure {
-                OnFailure::Refuse => Err(refusal()),
-                OnFailure::Pass => Ok(proxy.meter.open_unmetered(intent)),
-            };
-        }
+        // Why is said by the journal, once for all of them.
+        Err(_) if proxy.settings.on_failure == OnFailure::Pass => return Ok(proxy.meter.open_unmetered(intent)),
+        Err(_) => return Err(refusal()),
     };
     let journal = proxy.meter.journal();
     if !journal.is_synced(&appended)
-        && let Err(error) = journal.synced(appended).await
+        && journal.synced(appended).await.is_err()
+        && proxy.settings.on_failure == OnFailure::Refuse
     {
-        tracing::debug!(error = &error as &dyn std::error::Error, "the journal does not sync a call");
-        // Its intent is there, though it may not last.
-        return if proxy.settings.on_failure == OnFailure::Pass { Ok(call) } else { Err(refusal()) };
+        return Err(refusal());
     }
     Ok(call)
 }

@@ -83,7 +83,15 @@ fn notes(report: &MonthReport) -> String {
     if total.unknown_requests > 0 {
         notes.push(format!("Of unknown consumption, and not in the sums: {}.", requests(total.unknown_requests)));
     }
+    if report.unmetered_requests > 0 {
+        notes.push(unmetered(report.unmetered_requests));
+    }
     if notes.is_empty() { String::new() } else { format!("\n{}\n", notes.join("\n")) }
+}
+
+/// What every reader of a report must know of calls that are not in it.
+pub fn unmetered(count: u64) -> String {
+    format!("Passed unmetered, and in no row: {}.", requests(i128::from(count)))
 }
 
 /// So many requests.

@@ -1,4 +1,5 @@
-//! Nothing is done that need not be: text is counted only where usage is missing, and never by who serves calls.
+//! Nothing is done that need not be: text is counted only where usage is missing, at the end or, of a stream that takes longer
+//! than a second, so far; and never by who serves calls.
 
 use crate::asks;
 use crate::stand::Stand;

@@ -52,8 +52,8 @@ async fn fifty_thousand_calls_with_faults_are_the_providers_own_numbers() {
     let report = stand.report(&["--by", "department,team,provider,model"]);
     violations.extend(sums::report(&rows, &report));
     violations.extend(sums::csv(&stand.run(&["report", "--format", "csv", "--by", "team"]), &report));
+    violations.extend(sums::month(&rows, &metrics));
     violations.extend(sums::metrics(&rows, &[metrics]));
-    violations.extend(sums::month(&rows, &stand.metrics().await));
     violations.extend(checker::integrity(&stand.command(&["verify"]).output().unwrap()));
     drop(oracle);
     let expected = Footprint { resident_kib: warm.resident_kib, ..at_rest };
@@ -62,12 +62,13 @@ async fn fifty_thousand_calls_with_faults_are_the_providers_own_numbers() {
     stand.terminate();
     assert_eq!(stand.wait(), Some(0));
     violations.extend(place::secrets(stand.path(), &[PROMPT_CANARY, ANSWER_CANARY, CREDENTIAL, &key]));
+    let http2 = seen.iter().filter(|seen| seen.is_http2).count();
     let mut kinds: BTreeMap<String, u64> = BTreeMap::new();
     for row in &rows {
         *kinds.entry(format!("{} {}", row.outcome, row.provenance)).or_default() += 1;
     }
     eprintln!(
-        "{} calls in {raged:.1?}, {} reached the provider, {} records {kinds:?}; {at_rest:?}, {warm:?}, {now:?}; {:.1?}",
+        "{} calls in {raged:.1?}, {http2} of them over HTTP/2, {} reached the provider, {} records {kinds:?}; {at_rest:?}, {warm:?}, {now:?}; {:.1?}",
         seen.len(),
         attempts.len(),
         rows.len(),

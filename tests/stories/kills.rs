@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use crate::checker::{self, Evidence, Row, place, sums};
 use crate::machine::{Dice, is_long, now, seed};
 use crate::oracle::{ANSWER_CANARY, Mix, Oracle, PROMPT_CANARY};
@@ -46,10 +48,10 @@ async fn killed_under_load(kills: u64, durability: &str) {
         Storm::start(storm::Settings { mix, proxies, key, clients: CLIENTS, next, end })
     };
     let (mut calls, mut attempted, mut slowest) = (0, 0, Duration::ZERO);
-    let mut check = |stand: &Stand, seen: &[Seen], since: &str| {
+    let mut check = |stand: &Stand, seen: &[Seen], since: Timestamp| {
         let attempts = oracle.attempts(attempted);
         (calls, attempted) = (calls + seen.len(), attempted + attempts.len());
-        let rows = checker::rows(&stand.run(&["records", "--from", since]));
+        let rows = checker::rows(&stand.run(&["records", "--from", &since.to_string()]));
         let evidence = Evidence { mix, attempts: &attempts, seen, rows: &rows, may_have_died: true };
         checker::expect_none(&checker::calls(&evidence));
     };
@@ -70,15 +72,16 @@ async fn killed_under_load(kills: u64, durability: &str) {
         let starting = Instant::now();
         stand.serve_as(stand.command(&["serve"]));
         slowest = slowest.max(starting.elapsed());
-        check(&stand, &seen, &since);
+        check(&stand, &seen, since);
     }
     let since = now();
     let end = next.load(Ordering::Relaxed) + LAST_CALLS;
     let seen = storm(&stand, end).join();
     let (rows, metrics) = checker::settled(&stand, &seen, &oracle.attempts(0)).await;
-    check(&stand, &seen, &since);
+    check(&stand, &seen, since);
     let of_the_last: Vec<Row> = rows.iter().filter(|row| row.ended_at >= served_since).cloned().collect();
     let mut violations = checker::order(&rows);
+    violations.extend(sums::month(&rows, &metrics));
     violations.extend(sums::metrics(&of_the_last, &[metrics]));
     // Whatever is still finished in the background comes to its record before the server ends.
     stand.terminate();

@@ -14,6 +14,10 @@ mod calls;
 mod chaos;
 #[path = "../support/checker.rs"]
 mod checker;
+#[path = "../support/cluster.rs"]
+mod cluster;
+#[path = "../support/crash_states.rs"]
+mod crash_states;
 #[path = "../support/fake_upstream.rs"]
 mod fake_upstream;
 #[path = "../support/machine.rs"]
@@ -29,6 +33,8 @@ mod recorded;
 mod stand;
 #[path = "../support/storm.rs"]
 mod storm;
+#[path = "../support/strace.rs"]
+mod strace;
 
 mod attribution;
 mod bytes;
@@ -38,6 +44,7 @@ mod corpus;
 mod crowds;
 mod dialects;
 mod disconnects;
+mod disk;
 mod drain;
 mod economy;
 mod egress;
@@ -51,6 +58,8 @@ mod leaving;
 mod ledgers;
 mod memory;
 mod orphans;
+mod postgres;
+mod power;
 mod prometheus;
 mod records;
 mod refusals;
@@ -58,6 +67,8 @@ mod reports;
 mod results;
 mod sdks;
 mod secrets;
+mod stalls;
+mod syncs;
 mod syscalls;
 mod usage;
 mod websockets;

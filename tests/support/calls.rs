@@ -2,7 +2,6 @@
 //!
 //! The same number makes the same call, but for its id. `examples/fill_ledger.rs` fills a folder with them.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -11,7 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 use tokenmeter::ids::{AppId, DepartmentId, KeyId, NodeId, Provider, RecordId, TeamId, UpstreamName};
-use tokenmeter::journal::{self, Durability, Journal};
+use tokenmeter::journal::{self, Journal};
 use tokenmeter::ledger::{Applier, Ledger, Place};
 use tokenmeter::money::NanoUsd;
 use tokenmeter::operation::Operation;
@@ -144,13 +143,7 @@ fn usage_raw(provider: &str, input: u64, cache_read: u64, output: u64, reasoning
 
 /// The settings of node `n1` with its journal in `directory`.
 pub(crate) fn settings(directory: &Path) -> journal::Settings {
-    journal::Settings {
-        directory: directory.join("journal"),
-        durability: Durability::Process,
-        segment_bytes_max: journal::SEGMENT_BYTES_MAX,
-        node: Some(NodeId::parse("n1").unwrap()),
-        seq_floors: BTreeMap::new(),
-    }
+    journal::Settings { node: Some(NodeId::parse("n1").unwrap()), ..journal::Settings::at(directory.join("journal")) }
 }
 
 /// The ledger's place in `directory`.

@@ -10,13 +10,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+use crate::stand::PATIENCE;
 
 /// Bytes that are read at a time.
 const PIECE_BYTES: usize = 16 << 10;
@@ -188,10 +190,7 @@ async fn accept(
         door = match door {
             Door::Open(listener) if is_refused => {
                 drop(listener);
-                let socket = TcpSocket::new_v4()?;
-                socket.set_reuseaddr(true)?;
-                socket.bind(address)?;
-                Door::Shut(socket)
+                Door::Shut(bound(address).await?)
             }
             Door::Shut(socket) if !is_refused => Door::Open(socket.listen(1024)?),
             door @ (Door::Open(_) | Door::Shut(_)) => door,
@@ -214,6 +213,22 @@ async fn accept(
         // Whoever it talks to may go at any time: that is an error of nobody.
         links.spawn(link.run(client, target, breaks.clone()));
         while links.try_join_next().is_some() {}
+    }
+}
+
+/// A socket at `address` that does not listen.
+async fn bound(address: SocketAddr) -> io::Result<TcpSocket> {
+    let begun = Instant::now();
+    loop {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        match socket.bind(address) {
+            // A process that this one just forked has a copy of the listener until it becomes another program.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && begun.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            bound => return bound.map(|()| socket),
+        }
     }
 }
 

@@ -14,6 +14,10 @@
 //! - **I11** no prompt, answer or credential is in anything that was written ([`place::secrets`], [`calls`])
 //! - **I12** memory, file descriptors and threads come back to where they were ([`place::Footprint`])
 //!
+//! Start an [`crate::oracle::Oracle`] and a server that has it for its upstreams, let a [`crate::storm::Storm`] rage, wait
+//! until all is [`settled`], and [`expect_none`] of what the checks find. Several servers on one ledger are several
+//! proxies of one storm, and their metrics are summed.
+//!
 //! The truth that I3 goes by is what somebody who reads the answer can know: the prompt, the words that passed, what
 //! the provider told. Nobody can estimate reasoning that is neither shown nor told. Of an answer that broke off it is
 //! known only that tokenmeter read at least what its client has and at most what the oracle wrote. And of a call that
@@ -35,7 +39,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::oracle::{Answer, Attempt, Manners, Mix, Plan};
-use crate::stand::{PATIENCE, Stand};
+use crate::stand::{PATIENCE, Stand, sum_of};
 use crate::storm::{End, Seen, hash};
 
 /// Statuses by which tokenmeter says that a provider did not answer; the oracle has none of them.
@@ -65,7 +69,7 @@ pub(crate) fn expect_none(violations: &[Violation]) {
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Row {
     pub(crate) id: String,
-    pub(crate) ended_at: String,
+    pub(crate) ended_at: jiff::Timestamp,
     pub(crate) department: String,
     pub(crate) team: String,
     #[serde(default)]
@@ -159,7 +163,7 @@ pub(crate) fn calls(evidence: &Evidence<'_>) -> Vec<Violation> {
         let attempt = attempts.first().copied();
         match (attempt, rows.first()) {
             (Some(_), None) => {
-                found.add("I1", format!("call {nonce} reached the provider and has no record: {seen:?}"))
+                found.add("I1", format!("call {nonce} reached the provider and has no record: {seen:?}"));
             }
             (attempt, Some(row)) => Call::new(evidence, attempt, seen, row, &mut found).judge(),
             (None, None) => {}
@@ -171,17 +175,18 @@ pub(crate) fn calls(evidence: &Evidence<'_>) -> Vec<Violation> {
 /// All records and the metrics of a server, once each call that `seen` was told the record of and each of `attempts` has
 /// its record: what is counted here follows its answer, what is finished in the background its client.
 pub(crate) async fn settled(stand: &Stand, seen: &[Seen], attempts: &[Attempt]) -> (Vec<Row>, String) {
-    stand.metric_becomes("tokenmeter_inflight_requests", &[], 0.0).await;
     let begun = Instant::now();
     loop {
+        let are_over = sum_of(&stand.metrics().await, "tokenmeter_inflight_requests", &[]) == 0.0;
         let rows = rows(&stand.run(&["records", "--format", "jsonl"]));
         let ids: HashSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
         let nonces: HashSet<Option<u64>> = rows.iter().map(Row::nonce).collect();
         let are_told = seen.iter().filter_map(|seen| seen.record.as_deref()).all(|id| ids.contains(id));
         let are_there = attempts.iter().all(|attempt| nonces.contains(&Some(attempt.nonce)));
-        // What is missing for good the checker names.
-        if (are_told && are_there) || begun.elapsed() > PATIENCE {
-            let metrics = stand.metrics().await;
+        let metrics = stand.metrics().await;
+        // The month's gauges follow the ledger. What is missing for good the checker names.
+        let is_shown = sums::month(&rows, &metrics).is_empty();
+        if (are_over && are_told && are_there && is_shown) || begun.elapsed() > PATIENCE {
             return (rows, metrics);
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

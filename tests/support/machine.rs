@@ -34,8 +34,8 @@ pub(crate) fn is_long() -> bool {
 
 /// This instant, as records tell theirs.
 #[expect(clippy::disallowed_methods, reason = "what the server's clock says is held against a clock")]
-pub(crate) fn now() -> String {
-    jiff::Timestamp::now().to_string()
+pub(crate) fn now() -> jiff::Timestamp {
+    jiff::Timestamp::now()
 }
 
 /// A small generator: the same for the same seed.

@@ -92,11 +92,6 @@ impl Oracle {
         format!("http://{}", self.address)
     }
 
-    /// Where it listens: for a [`crate::chaos::ChaosProxy`] in front of it.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     /// What came from the `from`th on, in order of arrival, once no answer is under way.
     pub(crate) fn attempts(&self, from: usize) -> Vec<Attempt> {
         let begun = Instant::now();

@@ -46,6 +46,8 @@ pub(crate) struct Stand {
     pub(crate) fake: FakeUpstream,
     directory: TempDir,
     server: Option<Server>,
+    /// Variables of its commands, beside its own.
+    environment: Vec<(&'static str, String)>,
 }
 
 /// A running `tokenmeter serve`.
@@ -120,7 +122,7 @@ impl Stand {
         whole.push_str(&text);
         let whole = whole.replace("[ledger]", &format!("[ledger]\ndirectory = {:?}", data.display().to_string()));
         std::fs::write(directory.path().join("tokenmeter.toml"), whole).unwrap();
-        Self { fake, directory, server: None }
+        Self { fake, directory, server: None, environment: Vec::new() }
     }
 
     /// The folder of journal and ledger.
@@ -138,7 +140,14 @@ impl Stand {
         let mut command = Command::new(binary());
         command.arg("--config").arg(self.directory.path().join("tokenmeter.toml")).args(arguments);
         command.env("TOKENMETER_STAND_KEY", CREDENTIAL).current_dir(self.directory.path());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
+    }
+
+    /// Sets a variable for its commands from now on.
+    pub(crate) fn set(&mut self, variable: &'static str, value: String) {
+        self.environment.retain(|(name, _)| *name != variable);
+        self.environment.push((variable, value));
     }
 
     /// Starts the server and waits until it is ready.
@@ -148,17 +157,26 @@ impl Stand {
     }
 
     /// Starts the server by `command`, which ends in `tokenmeter serve`.
-    pub(crate) fn serve_as(&mut self, mut command: Command) {
+    pub(crate) fn serve_as(&mut self, command: Command) {
+        self.try_serve_as(command);
+        assert!(self.is_serving(), "the server does not start:\n{}", self.log());
+    }
+
+    /// The same, where it may end with an error instead.
+    pub(crate) fn try_serve_as(&mut self, mut command: Command) {
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut address = |label: &str| loop {
-            let line = lines.next().unwrap_or_else(|| panic!("no {label} address:\n{}", self.log())).unwrap();
+            let line = lines.next()?.unwrap();
             if let Some(rest) = line.trim().strip_prefix(label) {
-                return rest.split_whitespace().next().unwrap().to_owned();
+                return Some(rest.split_whitespace().next().unwrap().to_owned());
             }
         };
-        let (proxy, admin) = (address("proxy"), address("admin"));
+        let (Some(proxy), Some(admin)) = (address("proxy"), address("admin")) else {
+            assert!(!child.wait().unwrap().success(), "no addresses, and no error:\n{}", self.log());
+            return;
+        };
         std::thread::spawn(move || {
             // The rest of the greeting is read so that the pipe stays open and empty.
             for line in lines {
@@ -176,6 +194,11 @@ impl Stand {
         std::thread::sleep(life);
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// Whether a server is there.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.server.is_some()
     }
 
     fn log_path(&self) -> PathBuf {
@@ -227,6 +250,25 @@ impl Stand {
                 return status.code();
             }
             assert!(begun.elapsed() < PATIENCE * 2, "the server does not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// What was traced into `log` of a server that is no more, once the tracer is done with it too.
+    pub(crate) fn traced(&self, log: &Path) -> String {
+        let begun = Instant::now();
+        loop {
+            let text = std::fs::read_to_string(log).unwrap();
+            // Every thread's end is told; the process's first thread is told last.
+            let first = text.split(' ').next().unwrap();
+            let is_end = |line: &str| {
+                let mut words = line.split_whitespace();
+                (words.next(), words.next()) == (Some(first), Some("+++"))
+            };
+            if text.ends_with('\n') && text.lines().rev().any(is_end) {
+                return text;
+            }
+            assert!(begun.elapsed() < PATIENCE, "the tracer does not end:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
     }

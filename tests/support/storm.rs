@@ -28,8 +28,6 @@ type Http = Client<HttpConnector, Full<Bytes>>;
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) nonce: u64,
-    /// Where it was asked.
-    pub(crate) server: String,
     pub(crate) is_http2: bool,
     /// The record's id, where a head came that tells it.
     pub(crate) record: Option<String>,
@@ -118,7 +116,6 @@ async fn work(settings: Settings, http: Http, proxy: String, is_http2: bool) -> 
         let request = request(&plan, &proxy, &settings.key);
         let mut seen = Seen {
             nonce,
-            server: proxy.clone(),
             is_http2,
             record: None,
             status: None,

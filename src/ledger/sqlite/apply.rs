@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{OptionalExtension as _, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
-use super::{Sqlite, buckets, records, word};
+use super::{Sqlite, buckets, explained, gaps, records, word};
 use crate::ids::NodeId;
 use crate::journal::Position;
 use crate::ledger::buckets::Sums;
@@ -27,14 +27,32 @@ impl Sqlite {
         Ok(rows)
     }
 
+    /// Writes everything from the log to the database and syncs that, as far as no reader is in the way; whether it
+    /// is. After a failed sync a later one proves nothing of what was written before it: who opens the log anew finds
+    /// transactions in it that are in the kernel's memory alone.
+    pub(in crate::ledger) fn make_lasting(&self) -> Result<bool, LedgerError> {
+        let (frames, written): (i64, i64) =
+            self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |row| Ok((row.get(1)?, row.get(2)?)))?;
+        Ok(frames == written)
+    }
+
     /// Applies `batch` whole or not at all. What is there already stays as it is.
     pub(in crate::ledger) fn apply(&mut self, batch: &Batch) -> Result<(), LedgerError> {
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut end = ChainEnd::read(&transaction, &batch.node)?;
-        apply(&transaction, &batch.records, &mut end)?;
-        keep_position(&transaction, &batch.node, batch.after, &end.link)?;
-        Ok(transaction.commit()?)
+        apply(&mut self.connection, batch).map_err(|error| explained(error, self.files.path()))
     }
+}
+
+fn apply(connection: &mut Connection, batch: &Batch) -> Result<(), LedgerError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for gap in &batch.gaps {
+        gaps::insert(&transaction, &batch.node, gap)?;
+    }
+    if !batch.records.is_empty() {
+        let mut end = ChainEnd::read(&transaction, &batch.node)?;
+        insert(&transaction, &batch.records, &mut end)?;
+        keep_position(&transaction, &batch.node, batch.after, &end.link)?;
+    }
+    Ok(transaction.commit()?)
 }
 
 /// The end of a node's chain.
@@ -85,7 +103,7 @@ impl ChainEnd {
     }
 }
 
-fn apply(transaction: &Transaction<'_>, records: &[Record], end: &mut ChainEnd) -> Result<(), LedgerError> {
+fn insert(transaction: &Transaction<'_>, records: &[Record], end: &mut ChainEnd) -> Result<(), LedgerError> {
     let mut sums = Sums::default();
     let mut insertion = records::insertion(transaction)?;
     // What was removed because of its age was counted before.

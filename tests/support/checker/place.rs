@@ -1,7 +1,7 @@
 //! I11 and I12: what a process leaves behind, on disk and of itself.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Found, Violation};
 use crate::stand::PATIENCE;
@@ -56,17 +56,26 @@ impl Footprint {
     pub(crate) fn regained_by(&self, pid: u32, kib: u64) -> Vec<Violation> {
         let begun = Instant::now();
         loop {
-            let now = Self::of(pid);
-            let has = [now.descriptors <= self.descriptors, now.threads <= self.threads];
-            if has == [true; 2] && now.resident_kib <= self.resident_kib + kib {
-                return Vec::new();
+            let exceeded = self.exceeded_by(&Self::of(pid), kib);
+            if exceeded.is_empty() || begun.elapsed() > PATIENCE {
+                return exceeded;
             }
-            if begun.elapsed() > PATIENCE {
-                let mut found = Found::default();
-                found.add("I12", format!("the process began with {self:?} and stays at {now:?}"));
-                return found.0;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// What `now` is more than this, but for `kib` of memory.
+    pub(crate) fn exceeded_by(&self, now: &Self, kib: u64) -> Vec<Violation> {
+        let mut found = Found::default();
+        for (what, now, then) in [
+            ("KiB of memory", now.resident_kib, self.resident_kib + kib),
+            ("file descriptors", now.descriptors, self.descriptors),
+            ("threads", now.threads, self.threads),
+        ] {
+            if now > then {
+                found.add("I12", format!("the process stays at {now} {what}, and may have {then}"));
+            }
+        }
+        found.0
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{Found, Row, Violation};
+use crate::machine::now;
 use crate::stand::sum_of;
 
 /// Kinds of tokens that a report sums, and of which a call's total is made.
@@ -20,7 +21,7 @@ pub(crate) fn report(rows: &[Row], report: &Value) -> Vec<Violation> {
     let by: Vec<&str> = report["by"].as_array().unwrap().iter().map(|by| by.as_str().unwrap()).collect();
     let mut expected: BTreeMap<Vec<String>, Sums> = BTreeMap::new();
     let mut total = empty();
-    for row in rows.iter().filter(|row| row.ended_at.starts_with(month)) {
+    for row in rows.iter().filter(|row| row.ended_at.to_string().starts_with(month)) {
         let values = by.iter().map(|by| dimension(row, by)).collect();
         add(expected.entry(values).or_insert_with(empty), row);
         add(&mut total, row);
@@ -79,6 +80,8 @@ pub(crate) fn metrics(rows: &[Row], metrics: &[String]) -> Vec<Violation> {
 /// The month's gauges, which are the ledger's sums.
 pub(crate) fn month(rows: &[Row], metrics: &str) -> Vec<Violation> {
     let mut found = Found::default();
+    let month = &now().to_string()[..7];
+    let rows: Vec<&Row> = rows.iter().filter(|row| row.ended_at.to_string().starts_with(month)).collect();
     for kind in KINDS {
         let label = format!("kind=\"{kind}\"");
         let told = sum_of(metrics, "tokenmeter_month_tokens", &[&label]);

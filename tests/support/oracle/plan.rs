@@ -184,10 +184,8 @@ impl Plan {
         let stream = if self.is_stream { r#","stream":true"# } else { "" };
         match self.api {
             Api::Chat => {
-                let usage = match self.is_stream && self.asks_usage {
-                    true => r#","stream_options":{"include_usage":true}"#,
-                    false => "",
-                };
+                let asks = self.is_stream && self.asks_usage;
+                let usage = if asks { r#","stream_options":{"include_usage":true}"# } else { "" };
                 let messages = format!(r#"[{{"role":"user","content":"{prompt}"}}]"#);
                 format!(r#"{{"model":"gpt-4o-mini","messages":{messages}{stream}{usage}}}"#)
             }

@@ -1,0 +1,98 @@
+//! What the embedded ledger takes and gives: `cargo bench --bench ledger`.
+//!
+//! Applied records a second from a journal that is full, the month's report, a team's records of a day, verification and
+//! a backup, each on a ledger of `tests/support/calls.rs`. For ledgers of other sizes there is
+//! `cargo run --release --example fill_ledger`.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what fails here fails the bench")]
+
+#[path = "../tests/support/calls.rs"]
+mod calls;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use jiff::tz::TimeZone;
+use tempfile::TempDir;
+use tokenmeter::ids::TeamId;
+use tokenmeter::journal::Journal;
+use tokenmeter::ledger::{Applier, Dimension, Filter, Ledger};
+use tokenmeter::period::Month;
+
+/// Calls in the ledger that is read from.
+const KEPT: u64 = 100_000;
+/// Calls in the journal that is applied.
+const APPLIED: u64 = 20_000;
+
+fn main() {
+    divan::main();
+}
+
+/// A ledger of [`KEPT`] calls, made once.
+fn kept() -> &'static Path {
+    static KEPT_IN: std::sync::OnceLock<TempDir> = std::sync::OnceLock::new();
+    let folder = KEPT_IN.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        calls::fill(folder.path(), KEPT, |_| {});
+        folder
+    });
+    folder.path()
+}
+
+#[divan::bench(sample_count = 5, sample_size = 1)]
+fn apply(bencher: Bencher<'_, '_>) {
+    let records: Vec<_> = (0..APPLIED).map(|number| calls::record(number, APPLIED)).collect();
+    bencher
+        .counter(ItemsCount::new(APPLIED))
+        .with_inputs(|| {
+            let folder = tempfile::tempdir().unwrap();
+            let journal = Arc::new(Journal::open(calls::settings(folder.path())).unwrap().journal);
+            for record in &records {
+                journal.append_record(record.clone()).unwrap();
+            }
+            (folder, journal)
+        })
+        .bench_values(|(folder, journal)| {
+            let applier = Applier::start(journal, &calls::place(folder.path()), None, || {}).unwrap();
+            assert!(applier.stop(Duration::from_mins(5)));
+            folder
+        });
+}
+
+#[divan::bench(args = ["UTC", "Asia/Shanghai"])]
+fn month_report(bencher: Bencher<'_, '_>, zone: &str) {
+    let ledger = Ledger::open(&calls::place(kept())).unwrap();
+    let (first, end) = Month::parse("2026-09").unwrap().buckets(&TimeZone::get(zone).unwrap());
+    bencher.bench_local(|| ledger.month_rows(first, end, &[Dimension::Department, Dimension::Team]).unwrap());
+}
+
+#[divan::bench]
+fn records_of_a_team_and_day(bencher: Bencher<'_, '_>) {
+    let ledger = Ledger::open(&calls::place(kept())).unwrap();
+    let at = |text: &str| Some(text.parse().unwrap());
+    let filter = Filter {
+        from: at("2026-09-15T00:00:00Z"),
+        to: at("2026-09-16T00:00:00Z"),
+        team: Some(TeamId::parse("team-3").unwrap()),
+        ..Filter::default()
+    };
+    bencher.bench_local(|| ledger.records(&filter, None, usize::MAX).unwrap());
+}
+
+#[divan::bench(sample_count = 3, sample_size = 1)]
+fn verify(bencher: Bencher<'_, '_>) {
+    let ledger = Ledger::open(&calls::place(kept())).unwrap();
+    bencher.counter(ItemsCount::new(KEPT)).bench_local(|| ledger.verify().unwrap().unwrap());
+}
+
+#[divan::bench(sample_count = 3, sample_size = 1)]
+fn backup(bencher: Bencher<'_, '_>) {
+    let ledger = Ledger::open(&calls::place(kept())).unwrap();
+    bencher
+        .counter(ItemsCount::new(KEPT))
+        .with_inputs(|| tempfile::tempdir().unwrap())
+        .bench_local_values(|folder| ledger.back_up(&folder.path().join("copy.db")).unwrap());
+}
