@@ -138,6 +138,7 @@ async fn postgres_says_what_sqlite_says() {
     // The same journal, applied to a file by whoever reads first.
     let mut file = Stand::stopped(|base| format!("{}{PAYERS}", upstreams(base)));
     std::fs::create_dir_all(file.data()).unwrap();
+    file.run(&["report"]);
     let copied = std::process::Command::new("cp").arg("-a").arg(stand.data().join("journal")).arg(file.data()).status();
     assert!(copied.unwrap().success());
     for command in [
