@@ -65,3 +65,45 @@ pub(super) fn path(directory: &Path, number: u64) -> PathBuf {
     let in_use = segment::path(directory, number);
     if !in_use.exists() && kept.exists() { kept } else { in_use }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::samples::{full_record, intent, settings};
+    use crate::journal::{Journal, Kind, Limits, Position, Reader};
+
+    #[test]
+    fn what_is_set_aside_is_read_like_the_rest_until_its_time_is_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let keep = Duration::from_hours(1);
+        let settings = crate::journal::Settings { segment_bytes_max: 4 << 10, keep, ..settings(folder.path()) };
+        let journal = Journal::open(settings.clone()).unwrap().journal;
+        for second in 0..30 {
+            journal.append_record(full_record(&intent(second))).unwrap();
+        }
+        let before = journal.bytes();
+        journal.remove_applied(journal.end()).unwrap();
+        journal.remove_kept().unwrap();
+        assert!(any(folder.path()) && journal.bytes() < before);
+        let seqs = || {
+            let mut reader = Reader::open(folder.path(), Position::START).unwrap();
+            let mut seqs = Vec::new();
+            loop {
+                let batch = reader.next_batch(Limits { frames: 7, bytes: 1 << 20 }).unwrap();
+                if batch.is_empty() {
+                    return seqs;
+                }
+                let records = batch.iter().filter(|(_, frame)| frame.kind == Kind::Record);
+                seqs.extend(records.map(|(_, frame)| frame.seq));
+            }
+        };
+        assert_eq!(seqs(), (1..=30).collect::<Vec<_>>());
+        // A start reads only what is in use, and goes on behind it.
+        drop(journal);
+        let journal = Journal::open(settings).unwrap().journal;
+        assert_eq!(journal.append_record(full_record(&intent(99))).unwrap().1.seq, 31);
+        assert_eq!(seqs(), (1..=31).collect::<Vec<_>>());
+        remove_older(folder.path(), Duration::ZERO).unwrap();
+        assert!(!any(folder.path()) && seqs().len() < 31);
+    }
+}
