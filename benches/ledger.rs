@@ -1,25 +1,36 @@
-//! What the embedded ledger takes and gives: `cargo bench --bench ledger`.
+//! What the ledger takes and gives, embedded and in PostgreSQL: `cargo bench --bench ledger`.
 //!
 //! Applied records a second from a journal that is full, the month's report, a team's records of a day, verification and
 //! a backup, each on a ledger of `tests/support/calls.rs`. For ledgers of other sizes there is
-//! `cargo run --release --example fill_ledger`.
+//! `cargo run --release --example fill_ledger`. PostgreSQL is one of the bench's own, on this machine, and does not wait
+//! for its disk.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what fails here fails the bench")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "what fails here fails the bench"
+)]
 
 #[path = "../tests/support/calls.rs"]
 mod calls;
+#[expect(dead_code, reason = "nothing is killed here")]
+#[path = "../tests/support/cluster.rs"]
+mod cluster;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use cluster::Cluster;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use jiff::tz::TimeZone;
 use tempfile::TempDir;
 use tokenmeter::ids::TeamId;
 use tokenmeter::journal::Journal;
-use tokenmeter::ledger::{Applier, Dimension, Filter, Ledger};
+use tokenmeter::ledger::{Applier, Dimension, Filter, Ledger, Place, PostgresSettings};
 use tokenmeter::period::Month;
 
 /// Calls in the ledger that is read from.
@@ -27,8 +38,12 @@ const KEPT: u64 = 100_000;
 /// Calls in the journal that is applied.
 const APPLIED: u64 = 20_000;
 
+/// PostgreSQL, and how many databases it has of ours.
+static CLUSTER: Mutex<Option<(Cluster, u64)>> = Mutex::new(None);
+
 fn main() {
     divan::main();
+    drop(CLUSTER.lock().unwrap().take());
 }
 
 /// A ledger of [`KEPT`] calls, made once.
@@ -42,8 +57,28 @@ fn kept() -> &'static Path {
     folder.path()
 }
 
+/// An empty database.
+fn postgres() -> Place {
+    let mut cluster = CLUSTER.lock().unwrap();
+    let (cluster, databases) = cluster.get_or_insert_with(|| (Cluster::start(), 0));
+    *databases += 1;
+    let name = format!("bench{databases}");
+    cluster.sql("postgres", &format!("CREATE DATABASE {name}"));
+    let url = cluster.url().replace("/usage", &format!("/{name}"));
+    Place::Postgres(Arc::new(PostgresSettings::new(&url, None).unwrap()))
+}
+
 #[divan::bench(sample_count = 5, sample_size = 1)]
 fn apply(bencher: Bencher<'_, '_>) {
+    applied(bencher, calls::place);
+}
+
+#[divan::bench(sample_count = 5, sample_size = 1)]
+fn apply_to_postgres(bencher: Bencher<'_, '_>) {
+    applied(bencher, |_| postgres());
+}
+
+fn applied(bencher: Bencher<'_, '_>, place: impl Fn(&Path) -> Place) {
     let records: Vec<_> = (0..APPLIED).map(|number| calls::record(number, APPLIED)).collect();
     bencher
         .counter(ItemsCount::new(APPLIED))
@@ -53,10 +88,11 @@ fn apply(bencher: Bencher<'_, '_>) {
             for record in &records {
                 journal.append_record(record.clone()).unwrap();
             }
-            (folder, journal)
+            let place = place(folder.path());
+            (folder, journal, place)
         })
-        .bench_values(|(folder, journal)| {
-            let applier = Applier::start(journal, &calls::place(folder.path()), None, || {}).unwrap();
+        .bench_local_values(|(folder, journal, place)| {
+            let applier = Applier::start(journal, &place, None, || {}).unwrap();
             assert!(applier.stop(Duration::from_mins(5)));
             folder
         });

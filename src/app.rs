@@ -1,11 +1,11 @@
 //! App: everything that serves, put together, run until told to stop, and taken apart so that nothing is lost.
 
+mod keeper;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -14,23 +14,23 @@ use jiff::tz::TimeZone;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::admin::{self, Admin, Facts, ReportError};
+use self::keeper::Keeper;
+use crate::admin::{self, Admin, Facts, Readiness, ReportError};
 use crate::attribution::Attribution;
-use crate::attribution::keys::{Key, KeySet};
+use crate::attribution::keys::KeySet;
 use crate::config::{self, Config};
 use crate::journal::{self, Journal, JournalError};
 use crate::ledger::{Applier, Dimension, Ledger, LedgerError, Place, Retention};
 use crate::meter::{JOBS_KEPT_FOR, JOBS_MAX, Meter, Moment};
-use crate::metrics::{Limits, Metrics, MonthRow};
+use crate::metrics::{Limits, Metrics};
 use crate::period::Month;
 use crate::pricing::PriceBook;
-use crate::proxy::Proxy;
 use crate::proxy::upstream::{self, Base};
+use crate::proxy::{OnFailure, Proxy};
 use crate::report::{self, DEFAULT_BY, MonthReport};
-use crate::usage::TokenCounts;
 
-/// How often keys and month gauges are looked after: a key made beside the server works within this time.
-const LOOK_AFTER: Duration = Duration::from_millis(250);
+/// How long a start waits for another process to let go of this one's name in a shared ledger.
+const NODE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a start waits for a journal that another process holds.
 const IN_USE_PATIENCE: Duration = Duration::from_secs(2);
 /// How often it looks again.
@@ -49,12 +49,25 @@ pub struct Places {
     pub journal: PathBuf,
     /// The ledger.
     pub ledger: Place,
+    /// A copy of the keys of a ledger that may be away.
+    pub keys_copy: PathBuf,
 }
 
 impl Places {
     /// The places of `ledger`.
     pub fn of(ledger: &config::Ledger) -> Self {
-        Self { journal: ledger.directory.join("journal"), ledger: Place::Sqlite(ledger.directory.join("ledger.db")) }
+        let directory = &ledger.directory;
+        let place = match &ledger.postgres {
+            Some(settings) => Place::Postgres(Arc::clone(settings)),
+            None => Place::Sqlite(directory.join("ledger.db")),
+        };
+        Self { journal: directory.join("journal"), ledger: place, keys_copy: directory.join("keys.json") }
+    }
+
+    /// The ledger; made where nothing was kept here before.
+    pub fn ledger(&self) -> Result<Ledger, LedgerError> {
+        self.ledger.check(&self.journal)?;
+        Ledger::open(&self.ledger)
     }
 }
 
@@ -100,15 +113,17 @@ async fn run(
     let upstreams = config.upstreams.iter().map(|upstream| upstream.name.to_string()).collect();
     let client_line = client_line(&config.upstreams);
     let attribution = Arc::new(Attribution::new(config.attribution, keys));
-    let proxy_address = config.proxy.listen;
+    let (proxy_address, on_failure) = (config.proxy.listen, config.proxy.on_failure);
     let (meter, metrics) = (Arc::clone(&books.meter), Arc::clone(&books.metrics));
     let proxy = Proxy::new(config.proxy, config.upstreams, attribution, meter, metrics)?;
     let proxy = proxy.listen().await.with_context(|| format!("cannot listen on {proxy_address} (`listen.proxy`)"))?;
     let live = Arc::new(Live {
         books: books.clone(),
         zone: config.report.zone,
+        on_failure,
         is_draining: AtomicBool::new(false),
         told: Mutex::default(),
+        reporting: Mutex::default(),
     });
     let admin_address = config.admin.listen;
     let settings = admin::Settings { listen: admin_address, token: config.admin.token };
@@ -165,6 +180,8 @@ struct Books {
     metrics: Arc<Metrics>,
     meter: Arc<Meter>,
     applier: Arc<Mutex<Option<Applier>>>,
+    /// From the ledger, or from the copy of what it last said.
+    keys_are_known: Arc<AtomicBool>,
 }
 
 impl Books {
@@ -172,20 +189,32 @@ impl Books {
         let places = Places::of(&config.ledger);
         std::fs::create_dir_all(&config.ledger.directory)
             .with_context(|| format!("cannot make `{}` (`ledger.directory`)", config.ledger.directory.display()))?;
-        let ledger = Ledger::open(&places.ledger)?;
-        let seq_floors = ledger.last_seqs()?;
-        let opened = open_journal(&journal_settings(&config.ledger, &places.journal, seq_floors))?;
-        // Behind the journal's lock nobody else applies or removes any more: what another process did before is in the
-        // ledger, and perhaps seen twice, which does no harm.
+        // Behind the journal's lock nobody else applies or removes any more, and no other server's ledger is migrated.
+        let lock = lock_journal(&places.journal)?;
+        let mut ledger = unless_away(&places.ledger, places.ledger())?;
+        let seq_floors = match &ledger {
+            Some(open) => unless_away(&places.ledger, open.last_seqs())?,
+            None => None,
+        };
+        if seq_floors.is_none() {
+            ledger = None;
+        }
+        let opened = Journal::open_locked(journal_settings(&config.ledger, &places.journal, seq_floors)?, lock)?;
         let jobs_since = Moment::now().at.checked_sub(JOBS_KEPT_FOR).unwrap_or(Timestamp::MIN);
-        let jobs_seen = ledger.jobs_seen(jobs_since, JOBS_MAX.saturating_mul(2))?;
+        let jobs_seen = match &ledger {
+            Some(open) => unless_away(&places.ledger, open.jobs_seen(jobs_since, JOBS_MAX.saturating_mul(2)))?,
+            None => None,
+        };
         drop(ledger);
         let journal = Arc::new(opened.journal);
         let metrics = Arc::new(Metrics::new(Limits::default()));
         let prices = Arc::new(PriceBook::bundled());
         let meter =
             Meter::start(Arc::clone(&journal), prices, Arc::clone(&metrics)).context("cannot start a thread")?;
-        meter.remember(jobs_seen.into_iter().chain(opened.jobs_seen));
+        meter.remember(jobs_seen.into_iter().flatten().chain(opened.jobs_seen));
+        // Before the first record: a name that another process has must not get a second order of records.
+        let retention = config.ledger.keep_records.map(|keep| Retention { keep, now: || Moment::now().at });
+        let applier = start_applier(&journal, &places.ledger, retention)?;
         let orphans = opened.open_intents.len();
         if orphans > 0 {
             tracing::warn!(
@@ -196,9 +225,8 @@ impl Books {
         for intent in opened.open_intents {
             meter.close_orphan(intent, Moment::now());
         }
-        let retention = config.ledger.keep_records.map(|keep| Retention { keep, now: || Moment::now().at });
-        let applier = Applier::start(Arc::clone(&journal), &places.ledger, retention, || {})?;
-        Ok(Self { places, journal, metrics, meter, applier: Arc::new(Mutex::new(Some(applier))) })
+        let applier = Arc::new(Mutex::new(Some(applier)));
+        Ok(Self { places, journal, metrics, meter, applier, keys_are_known: Arc::default() })
     }
 
     fn with_applier<T>(&self, read: impl FnOnce(&Applier) -> T) -> Option<T> {
@@ -208,6 +236,7 @@ impl Books {
     /// Counts, records and applies what is left.
     fn close(&self) {
         self.meter.stop(COUNT_PATIENCE);
+        self.meter.keep_gaps();
         let applier = self.applier.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(applier) = applier
             && !applier.stop(APPLY_TIMEOUT)
@@ -217,43 +246,77 @@ impl Books {
     }
 }
 
-/// A reading command holds the journal while it applies it; a server that starts in that moment waits for it.
-fn open_journal(settings: &journal::Settings) -> Result<journal::Opened, JournalError> {
+/// What the ledger at `place` said; `None` where it is away, which it may be.
+fn unless_away<T>(place: &Place, said: Result<T, LedgerError>) -> Result<Option<T>, LedgerError> {
+    match said {
+        Err(error) if place.may_be_away() && !error.is_final() => {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the ledger is away; calls are taken, and recorded under a new name of this node"
+            );
+            Ok(None)
+        }
+        said => said.map(Some),
+    }
+}
+
+/// A process that was just killed, or cut off, may still be known to the ledger.
+fn start_applier(journal: &Arc<Journal>, place: &Place, retention: Option<Retention>) -> Result<Applier, LedgerError> {
     let begun = Moment::now().instant;
     loop {
-        match Journal::open(settings.clone()) {
-            Err(JournalError::InUse { .. }) if begun.elapsed() < IN_USE_PATIENCE => std::thread::sleep(LOOK_AGAIN),
-            opened => return opened,
+        match Applier::start(Arc::clone(journal), place, retention, || {}) {
+            Err(LedgerError::NodeTaken { .. }) if begun.elapsed() < NODE_PATIENCE => std::thread::sleep(LOOK_AGAIN),
+            started => return started,
         }
     }
 }
 
+/// A reading command holds the journal while it applies it; a server that starts in that moment waits for it.
+fn lock_journal(directory: &Path) -> Result<journal::Lock, JournalError> {
+    let begun = Moment::now().instant;
+    loop {
+        match journal::Lock::of(directory) {
+            Err(JournalError::InUse { .. }) if begun.elapsed() < IN_USE_PATIENCE => std::thread::sleep(LOOK_AGAIN),
+            locked => return locked,
+        }
+    }
+}
+
+/// The last seqs of the ledger are `None` where it is away. A journal that lost its end with the machine's power might
+/// then give a seq twice: so it goes on under a name that has had none.
 fn journal_settings(
     ledger: &config::Ledger,
     directory: &Path,
-    seq_floors: BTreeMap<crate::ids::NodeId, u64>,
-) -> journal::Settings {
+    seq_floors: Option<BTreeMap<crate::ids::NodeId, u64>>,
+) -> Result<journal::Settings, JournalError> {
     let durability = match ledger.durability {
         config::Durability::Process => journal::Durability::Process,
         config::Durability::Power => journal::Durability::Power,
     };
     let directory = directory.to_owned();
-    journal::Settings {
+    let node = match &seq_floors {
+        Some(_) => ledger.node.clone(),
+        None => Some(journal::fresh_node(ledger.node.as_ref())?),
+    };
+    Ok(journal::Settings {
         directory,
         durability,
         segment_bytes_max: journal::SEGMENT_BYTES_MAX,
-        node: ledger.node.clone(),
-        seq_floors,
-    }
+        keep: ledger.journal_keep,
+        node,
+        seq_floors: seq_floors.unwrap_or_default(),
+    })
 }
 
 /// What the admin tells of a running server.
 struct Live {
     books: Books,
     zone: TimeZone,
+    on_failure: OnFailure,
     is_draining: AtomicBool,
     /// What the counters of the applier were when they were last told to Prometheus.
     told: Mutex<(u64, u64)>,
+    reporting: Mutex<()>,
 }
 
 impl Facts for Live {
@@ -271,11 +334,20 @@ impl Facts for Live {
         metrics.render()
     }
 
-    fn unready(&self) -> Option<String> {
+    fn readiness(&self) -> Readiness {
         if self.is_draining.load(Ordering::Relaxed) {
-            return Some("told to stop; calls in flight are ending".into());
+            return Readiness::Unready("told to stop; calls in flight are ending".into());
         }
-        self.books.journal.failure()
+        if !self.books.keys_are_known.load(Ordering::Relaxed) {
+            return Readiness::Unready(
+                "the virtual keys are not known: the ledger is away, and no copy is here".into(),
+            );
+        }
+        match (self.books.journal.failure(), self.on_failure) {
+            (None, _) => Readiness::Ready,
+            (Some(why), OnFailure::Refuse) => Readiness::Unready(why),
+            (Some(why), OnFailure::Pass) => Readiness::Unmetered(why),
+        }
     }
 
     fn report(&self, month: Option<&str>, by: Option<&str>) -> Result<MonthReport, ReportError> {
@@ -285,7 +357,9 @@ impl Facts for Live {
             None => Month::of(Moment::now().at, &self.zone),
         };
         let by = dimensions(by).map_err(ReportError::Asked)?;
-        let ledger = Ledger::open(&self.books.places.ledger).map_err(failed)?;
+        // One at a time: each is a connection of its own.
+        let _alone = self.reporting.lock().unwrap_or_else(PoisonError::into_inner);
+        let ledger = self.books.places.ledger().map_err(failed)?;
         let settings = report::Settings { timezone: self.zone.clone() };
         MonthReport::read(&ledger, month, &settings, &by).map_err(failed)
     }
@@ -302,108 +376,4 @@ pub fn dimensions(by: Option<&str>) -> Result<Vec<Dimension>, String> {
             })
         })
         .collect()
-}
-
-/// The thread that keeps what is read from the ledger fresh: keys, and the month gauges.
-struct Keeper {
-    thread: JoinHandle<()>,
-    stop: Sender<()>,
-}
-
-impl Keeper {
-    /// Loads the keys, then looks after them.
-    fn start(books: &Books, keys: Arc<KeySet>, zone: TimeZone) -> anyhow::Result<Self> {
-        let mut kept = Kept {
-            ledger: Ledger::open(&books.places.ledger)?,
-            books: books.clone(),
-            keys,
-            zone,
-            seen: None,
-            shown: None,
-        };
-        kept.load_keys()?;
-        let (stop, stopped) = channel();
-        let thread = std::thread::Builder::new().name("keeper".into()).spawn(move || {
-            while stopped.recv_timeout(LOOK_AFTER) == Err(RecvTimeoutError::Timeout) {
-                if let Err(error) = kept.load_keys().and_then(|()| kept.show_month()) {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "cannot read the ledger; keys and month gauges are old"
-                    );
-                }
-            }
-        })?;
-        Ok(Self { thread, stop })
-    }
-
-    fn stop(self) {
-        drop(self.stop);
-        if self.thread.join().is_err() {
-            tracing::error!("the keeper thread panicked");
-        }
-    }
-}
-
-struct Kept {
-    ledger: Ledger,
-    books: Books,
-    keys: Arc<KeySet>,
-    zone: TimeZone,
-    /// The version of the keys that are known.
-    seen: Option<i64>,
-    /// The month and the ledger's commits that the gauges show.
-    shown: Option<(Month, u64)>,
-}
-
-impl Kept {
-    fn load_keys(&mut self) -> Result<(), LedgerError> {
-        let version = self.ledger.keys_version()?;
-        if self.seen == Some(version) {
-            return Ok(());
-        }
-        let keys = self.ledger.keys()?.into_iter().map(|key| Key {
-            id: key.id,
-            sha256: key.sha256,
-            team: key.team,
-            app: key.app,
-            is_revoked: key.revoked_at.is_some(),
-        });
-        self.keys.set_ledger_keys(keys.collect());
-        self.seen = Some(version);
-        Ok(())
-    }
-
-    fn show_month(&mut self) -> Result<(), LedgerError> {
-        let month = Month::of(Moment::now().at, &self.zone);
-        let commits = self.books.with_applier(Applier::commits).unwrap_or(0);
-        if self.shown == Some((month, commits)) {
-            return Ok(());
-        }
-        let (first, end) = month.buckets(&self.zone);
-        let rows = self.ledger.month_rows(first, end, &DEFAULT_BY)?;
-        let rows: Vec<MonthRow> = rows.iter().filter_map(month_row).collect();
-        self.books.metrics.set_month(&rows);
-        self.shown = Some((month, commits));
-        Ok(())
-    }
-}
-
-fn month_row(row: &crate::ledger::Row) -> Option<MonthRow> {
-    let [department, team] = row.values.as_slice() else { return None };
-    let count = |count: i128| Some(u64::try_from(count).unwrap_or(u64::MAX));
-    let tokens = TokenCounts {
-        input: count(row.counts.input),
-        cache_read: count(row.counts.cache_read),
-        cache_write: count(row.counts.cache_write),
-        output: count(row.counts.output),
-        ..TokenCounts::default()
-    };
-    let cost = (row.counts.priced_requests > 0)
-        .then(|| crate::money::NanoUsd::new(i64::try_from(row.counts.cost_nanousd).unwrap_or(i64::MAX)));
-    Some(MonthRow {
-        department: crate::ids::DepartmentId::parse(department).ok()?,
-        team: crate::ids::TeamId::parse(team).ok()?,
-        tokens,
-        cost,
-    })
 }

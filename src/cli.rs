@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Wanted};
 use crate::logging::{self, LogFormat};
 use crate::problem::Problem;
 
@@ -62,25 +62,25 @@ pub fn run() -> anyhow::Result<ExitCode> {
     let file = file.filter(|file| !file.is_empty()).map(PathBuf::from);
     let file = file.as_deref();
     match command {
-        Command::Serve(serve) => with_config(file, true, |config| serve.run(config)),
-        Command::Check => with_config(file, true, |config| serving::check(&config)),
-        Command::Report(report) => with_config(file, false, |config| report.run(&config)),
-        Command::Records(records) => with_config(file, false, |config| records.run(&config)),
-        Command::Keys(keys) => with_config(file, false, |config| keys.run(&config)),
-        Command::Prices(prices) => with_config(file, false, |config| prices.run(&config)),
-        Command::Backup { file: to } => with_config(file, false, |config| reading::back_up(&config, &to)),
-        Command::Verify => with_config(file, false, |config| reading::verify(&config)),
-        Command::Healthcheck => with_config(file, false, |config| serving::healthcheck(&config)),
+        Command::Serve(serve) => with_config(file, Wanted::All, |config| serve.run(config)),
+        Command::Check => with_config(file, Wanted::All, |config| serving::check(&config)),
+        Command::Report(report) => with_config(file, Wanted::OfLedger, |config| report.run(&config)),
+        Command::Records(records) => with_config(file, Wanted::OfLedger, |config| records.run(&config)),
+        Command::Keys(keys) => with_config(file, Wanted::OfLedger, |config| keys.run(&config)),
+        Command::Prices(prices) => with_config(file, Wanted::None, |config| prices.run(&config)),
+        Command::Backup { file: to } => with_config(file, Wanted::OfLedger, |config| reading::back_up(&config, &to)),
+        Command::Verify => with_config(file, Wanted::OfLedger, |config| reading::verify(&config)),
+        Command::Healthcheck => with_config(file, Wanted::None, |config| serving::healthcheck(&config)),
     }
 }
 
 /// Runs `command` with the configuration in `file`, or prints every problem it has.
 fn with_config(
     file: Option<&Path>,
-    resolve_secrets: bool,
+    wanted: Wanted,
     command: impl FnOnce(Config) -> anyhow::Result<ExitCode>,
 ) -> anyhow::Result<ExitCode> {
-    match config::load(file, &config::environment, resolve_secrets) {
+    match config::load(file, &config::environment, wanted) {
         Ok(config) => command(config),
         Err(problems) => {
             tell_problems(&problems);
@@ -104,6 +104,12 @@ fn print(text: &str) -> anyhow::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),
     }
+}
+
+/// Says `text` beside the output, so that the output is what was asked for and nothing else.
+#[expect(clippy::print_stderr, reason = "a command's output")]
+fn tell(text: &str) {
+    eprintln!("{text}");
 }
 
 /// Starts the log of a command that is not the server: only what went wrong.

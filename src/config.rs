@@ -10,19 +10,25 @@ mod upstreams;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::attribution;
 use crate::config::reader::{Document, Section};
 use crate::config::secrets::Secrets;
 use crate::ids::{DepartmentId, NodeId, TeamId};
+use crate::ledger::PostgresSettings;
 use crate::meter::JOBS_KEPT_FOR;
 use crate::problem::Problem;
-use crate::proxy;
+use crate::proxy::{self, OnFailure};
 use crate::wires::{self, Wire};
+
+/// How long journal segments are kept behind a shared ledger where nothing else is said.
+const POSTGRES_KEEP_HOURS: u64 = 24;
 
 /// Everything that is configured.
 #[derive(Clone, Debug)]
@@ -65,6 +71,10 @@ pub struct Ledger {
     pub keep_records: Option<SignedDuration>,
     /// This process's name in records; `None`: one is made and kept in the directory.
     pub node: Option<NodeId>,
+    /// The shared ledger; `None`: the embedded one, or nobody wants the ledger.
+    pub postgres: Option<Arc<PostgresSettings>>,
+    /// How long a journal segment is kept after the ledger has it.
+    pub journal_keep: Duration,
 }
 
 /// The shortest time that records can be kept: for so long they say which background jobs were counted.
@@ -120,10 +130,20 @@ pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// The configuration in the file at `path`; the built-in defaults without one. With `resolve_secrets` the secrets are
-/// read and must be there; without, they are left out and nobody needs them. `Err` holds every problem, in the file's
-/// order.
-pub fn load(path: Option<&Path>, env: Env<'_>, resolve_secrets: bool) -> Result<Config, Vec<Problem>> {
+/// Which secrets a command needs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Wanted {
+    /// All of them: it serves.
+    All,
+    /// That of the ledger: it reads.
+    OfLedger,
+    /// None.
+    None,
+}
+
+/// The configuration in the file at `path`; the built-in defaults without one. The secrets that are `wanted` are read
+/// and must be there; the others are left out. `Err` holds every problem, in the file's order.
+pub fn load(path: Option<&Path>, env: Env<'_>, wanted: Wanted) -> Result<Config, Vec<Problem>> {
     let bytes = match path {
         None => Vec::new(),
         Some(path) => std::fs::read(path).map_err(|error| {
@@ -136,20 +156,21 @@ pub fn load(path: Option<&Path>, env: Env<'_>, resolve_secrets: bool) -> Result<
             }]
         })?,
     };
-    read(&bytes, path, Secrets { env, resolve: resolve_secrets }, wires::REGISTRY)
+    read(&bytes, path, env, wanted, wires::REGISTRY)
 }
 
 /// The configuration written in `bytes`.
 fn read(
     bytes: &[u8],
     file: Option<&Path>,
-    secrets: Secrets<'_>,
+    env: Env<'_>,
+    wanted: Wanted,
     wires: &[&'static dyn Wire],
 ) -> Result<Config, Vec<Problem>> {
     let text = reader::utf8(bytes, file)?;
     let root = reader::parse(text, file)?;
     let document = Document::new(text, file);
-    let config = read_document(&document, &Section::root(&document, &root), secrets, wires);
+    let config = read_document(&document, &Section::root(&document, &root), env, wanted, wires);
     let problems = document.into_problems();
     match config {
         Some(config) if problems.is_empty() => Ok(config),
@@ -161,9 +182,11 @@ fn read(
 fn read_document(
     document: &Document<'_>,
     root: &Section<'_>,
-    secrets: Secrets<'_>,
+    env: Env<'_>,
+    wanted: Wanted,
     wires: &[&'static dyn Wire],
 ) -> Option<Config> {
+    let secrets = Secrets { env, resolve: wanted == Wanted::All };
     let listen = root.section("listen");
     let proxy_listen = listen.address("proxy").unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)));
     let admin_listen = listen.address("admin").unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 8081)));
@@ -187,8 +210,10 @@ fn read_document(
     }
     admin.finish();
 
-    let proxy = read_proxy(&root.section("proxy"), proxy_listen);
-    let ledger = read_ledger(&root.section("ledger"));
+    let section = root.section("ledger");
+    let on_failure = section.choice("on_failure", &[("refuse", OnFailure::Refuse), ("pass", OnFailure::Pass)]);
+    let ledger = read_ledger(&section, Secrets { env, resolve: wanted != Wanted::None });
+    let proxy = read_proxy(&root.section("proxy"), proxy_listen, on_failure.unwrap_or_default());
     let report = read_report(&root.section("report"));
     let upstreams = upstreams::read(root, secrets, wires);
     let payers = payers::read(root, is_loopback(proxy_listen));
@@ -205,7 +230,7 @@ fn read_document(
     })
 }
 
-fn read_proxy(section: &Section<'_>, listen: SocketAddr) -> proxy::Settings {
+fn read_proxy(section: &Section<'_>, listen: SocketAddr, on_failure: OnFailure) -> proxy::Settings {
     const KIB: u64 = 1024;
     const MIB: u64 = 1024 * KIB;
     let settings = proxy::Settings {
@@ -220,15 +245,24 @@ fn read_proxy(section: &Section<'_>, listen: SocketAddr) -> proxy::Settings {
         finish_calls_max: section.size("finish_calls_max", 256, 0..=100_000),
         finish_timeout: section.secs("finish_timeout_secs", 60, 1..=3_600),
         finish_bytes_max: section.whole("finish_bytes_max", 64 * MIB, 64 * KIB..=4096 * MIB),
+        on_failure,
     };
     section.finish();
     settings
 }
 
-fn read_ledger(section: &Section<'_>) -> Ledger {
+fn read_ledger(section: &Section<'_>, secrets: Secrets<'_>) -> Ledger {
     let directory = section.text("directory").unwrap_or("data");
     if directory.is_empty() || directory.contains('\0') {
         section.problem("directory", "is not a path", "name a directory; the default is \"data\"");
+    }
+    let hours = if section.has("postgres_url_env") { POSTGRES_KEEP_HOURS } else { 0 };
+    if section.has("postgres_url_env") && section.has("keep_records_days") {
+        section.problem(
+            "keep_records_days",
+            "is given beside `postgres_url_env`",
+            "remove it: records in PostgreSQL are kept for ever",
+        );
     }
     let ledger = Ledger {
         directory: PathBuf::from(directory),
@@ -239,9 +273,41 @@ fn read_ledger(section: &Section<'_>) -> Ledger {
             .whole_if_set("keep_records_days", KEEP_DAYS_MIN..=36_500, "without it they are kept for ever")
             .map(|days| SignedDuration::from_hours(days.cast_signed().saturating_mul(24))),
         node: section.id("node", NodeId::parse),
+        postgres: read_postgres(section, secrets),
+        journal_keep: Duration::from_hours(section.whole("journal_keep_hours", hours, 0..=8_760)),
     };
     section.finish();
     ledger
+}
+
+/// `None` where none is named, where it is not wanted, and beside a problem.
+fn read_postgres(section: &Section<'_>, secrets: Secrets<'_>) -> Option<Arc<PostgresSettings>> {
+    let (key, ca_key) = ("postgres_url_env", "postgres_ca_file");
+    let ca_file = section.text(ca_key).map(PathBuf::from);
+    if let Some(file) = ca_file.as_ref().filter(|file| secrets.resolve && !upstreams::holds_certificate(file)) {
+        section.problem(
+            ca_key,
+            format!("names {}, from which no certificate can be read", file.display()),
+            "name a PEM file of certificate authorities, readable by this process",
+        );
+    }
+    if ca_file.is_some() && !section.has(key) {
+        section.problem(
+            ca_key,
+            "is given without `postgres_url_env`",
+            "name the variable that holds the URL, or remove it",
+        );
+    }
+    let url = secrets.read_env(section, key)?;
+    match PostgresSettings::new(url.expose_secret(), ca_file) {
+        Ok(settings) => Some(Arc::new(settings)),
+        Err(error) => {
+            let variable = section.text(key).unwrap_or_default();
+            let help = "write postgres://user:password@host:5432/database?sslmode=verify-full";
+            section.problem(key, format!("names the variable `{variable}`, whose URL {error}"), help);
+            None
+        }
+    }
 }
 
 /// `None` only beside a problem.

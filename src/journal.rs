@@ -1,11 +1,13 @@
 //! Journal: append-only files of intents and records on this node's disk: what the data path writes.
 //!
-//! In: [`Intent`]s, [`Record`]s. Out: frames in order, to the applier and to who reads a month. An append is one `write`
+//! In: [`Intent`]s, [`Record`]s, [`Gap`]s. Out: frames in order, to the applier and to who reads a month. An append is one `write`
 //! on the calling task: when it returns, the kernel has it and the death of this process cannot lose it. Nothing on the
 //! appending path waits for a disk, unless [`Journal::synced`] is awaited under [`Durability::Power`].
 
 mod ballast;
 mod frame;
+mod guard;
+mod kept;
 mod reader;
 mod recover;
 mod segment;
@@ -23,7 +25,7 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use crate::ids::NodeId;
-use crate::record::{Intent, JobSeen, Record};
+use crate::record::{Gap, Intent, JobSeen, Record};
 
 pub use frame::{Frame, Kind};
 pub use reader::{Limits, Reader, nodes};
@@ -42,6 +44,8 @@ pub struct Settings {
     pub durability: Durability,
     /// A segment that would grow past this is followed by the next.
     pub segment_bytes_max: u64,
+    /// How long a segment is kept after the ledger has it: a ledger that lost its last seconds gets them again.
+    pub keep: Duration,
     /// This process's name in records; `None`: the one the journal began with, else a random one.
     pub node: Option<NodeId>,
     /// The last seq of each node that the ledger holds. A journal that lost its end with the machine's power, or was
@@ -97,7 +101,10 @@ pub enum JournalError {
         directory: PathBuf,
     },
     /// Bytes that were written whole cannot be read back.
-    #[error("journal file `{}` is broken at byte {offset}: {what}", path.display())]
+    #[error(
+        "journal file `{}` is broken at byte {offset}: {what}; put a whole copy in its place, or move it away to go on without what the ledger does not hold of it",
+        path.display()
+    )]
     Broken {
         /// The segment.
         path: PathBuf,
@@ -160,20 +167,19 @@ pub struct Journal {
     syncing: sync::Thread,
     reader_waits: AtomicBool,
     waiting_reader: Mutex<Option<Thread>>,
-    _lock: Lock,
 }
 
 impl Journal {
     /// Opens or begins the journal of `settings.directory`, cuts off a torn tail, and starts a new segment: a position
     /// that was handed out before never comes to mean something else.
     pub fn open(settings: Settings) -> Result<Opened, JournalError> {
-        let Settings { directory, durability, segment_bytes_max, node, seq_floors } = settings;
-        fs::create_dir_all(&directory).map_err(|source| JournalError::Io {
-            what: "make",
-            path: directory.clone(),
-            source,
-        })?;
-        let lock = Lock::take(&directory)?.ok_or_else(|| JournalError::InUse { directory: directory.clone() })?;
+        let lock = Lock::of(&settings.directory)?;
+        Self::open_locked(settings, lock)
+    }
+
+    /// The same for who has taken the folder's lock already.
+    pub fn open_locked(settings: Settings, lock: Lock) -> Result<Opened, JournalError> {
+        let Settings { directory, durability, segment_bytes_max, keep, node, seq_floors } = settings;
         let mut found = recover::recover(&directory)?;
         let node = match node.or_else(|| found.node.take()) {
             Some(node) => node,
@@ -187,8 +193,9 @@ impl Journal {
             .filter(|(node, seq, _)| seq_floors.get(node).is_none_or(|applied| seq > applied))
             .map(|(.., seen)| seen)
             .collect();
-        let writer = Arc::new(Writer::begin(directory, node.clone(), segment_bytes_max, next_seq, found)?);
-        let syncing = sync::Thread::start(Arc::clone(&writer), durability)?;
+        let writer = Arc::new(Writer::begin(directory, node.clone(), segment_bytes_max, keep, next_seq, found)?);
+        let guard = guard::Guard::new(writer.directory(), lock)?;
+        let syncing = sync::Thread::start(Arc::clone(&writer), guard, durability)?;
         let journal = Self {
             node,
             durability,
@@ -196,7 +203,6 @@ impl Journal {
             syncing,
             reader_waits: AtomicBool::new(false),
             waiting_reader: Mutex::new(None),
-            _lock: lock,
         };
         Ok(Opened { journal, open_intents, jobs_seen })
     }
@@ -210,6 +216,13 @@ impl Journal {
     pub fn append_intent(&self, intent: &Intent) -> Result<Appended, JournalError> {
         let mut buffer = frame::encode(intent)?;
         let appended = self.writer.append_intent(intent.id, &mut buffer)?;
+        self.wake_reader();
+        Ok(appended)
+    }
+
+    /// Calls passed unmetered while no intent was taken.
+    pub fn append_gap(&self, gap: &Gap) -> Result<Appended, JournalError> {
+        let appended = self.writer.append_gap(&mut frame::encode(gap)?)?;
         self.wake_reader();
         Ok(appended)
     }
@@ -259,6 +272,17 @@ impl Journal {
         self.syncing.failure().or_else(|| self.writer.failure())
     }
 
+    /// Takes no call while there is an objection, such as a ledger that cannot be what it was. What is in flight is
+    /// recorded all the same.
+    pub fn object(&self, why: Option<String>) {
+        self.writer.object(why);
+    }
+
+    /// Whether the disk is full and calls are in flight: what space is left, the ballast's, is for their records.
+    pub fn needs_all_space(&self) -> bool {
+        self.writer.needs_all_space()
+    }
+
     /// Bytes on disk, ballast aside.
     pub fn bytes(&self) -> u64 {
         self.writer.bytes()
@@ -281,10 +305,15 @@ impl Journal {
         self.reader_waits.store(false, Ordering::SeqCst);
     }
 
-    /// Deletes the segments that end before `up_to`, oldest first, and stops at the first that holds the intent of a
+    /// Lets go of the segments that end before `up_to`, oldest first, and stops at the first that holds the intent of a
     /// call still open: what follows may hold the records of others in it.
     pub fn remove_applied(&self, up_to: Position) -> Result<(), JournalError> {
         self.writer.remove_before(up_to.segment)
+    }
+
+    /// Removes the segments that were kept for long enough behind the ledger. Looks at every one.
+    pub fn remove_kept(&self) -> Result<(), JournalError> {
+        self.writer.remove_kept()
     }
 
     fn wake_reader(&self) {
@@ -301,17 +330,24 @@ impl Journal {
 /// The right to change a journal's files, held by one process at a time.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
+    /// Makes the journal's folder where there is none, and takes its lock. An error where another process has it.
+    pub fn of(directory: &Path) -> Result<Self, JournalError> {
+        let failed = |source| JournalError::Io { what: "make", path: directory.to_owned(), source };
+        fs::create_dir_all(directory).map_err(failed)?;
+        Self::take(directory)?.ok_or_else(|| JournalError::InUse { directory: directory.to_owned() })
+    }
+
     /// Takes it; `None` where another process has it.
     pub fn take(directory: &Path) -> Result<Option<Self>, JournalError> {
         let path = directory.join("lock");
         let failed = |source| JournalError::Io { what: "lock", path: path.clone(), source };
         let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(failed(error)),
         }
@@ -323,6 +359,17 @@ impl Lock {
     }
 }
 
+/// The error with all its causes.
+pub(crate) fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
 fn to_the_microsecond(at: jiff::Timestamp) -> jiff::Timestamp {
     jiff::Timestamp::from_microsecond(at.as_microsecond()).unwrap_or(at)
 }
@@ -331,6 +378,16 @@ fn random_node() -> Result<NodeId, JournalError> {
     // Seeded by the system, for every state anew.
     let random = RandomState::new().hash_one(0) & 0xff_ffff;
     NodeId::parse(&format!("n-{random:06x}"))
+        .map_err(|_| JournalError::Refused { why: "no name for this node".to_owned() })
+}
+
+/// A name that no journal has had, `name` in front of it: for a node whose last seq nobody can be asked for.
+pub fn fresh_node(name: Option<&NodeId>) -> Result<NodeId, JournalError> {
+    let random = format!("{:016x}", RandomState::new().hash_one(0));
+    let name = name.map_or("n", NodeId::as_str);
+    let room = crate::ids::ID_BYTES_MAX.saturating_sub(random.len().saturating_add(1));
+    let name = name.get(..room.min(name.len())).unwrap_or("n");
+    NodeId::parse(&format!("{name}-{random}"))
         .map_err(|_| JournalError::Refused { why: "no name for this node".to_owned() })
 }
 

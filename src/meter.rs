@@ -5,6 +5,7 @@
 //! order, not rules: prices, counts and files are made elsewhere. It owns the clock.
 
 mod counting;
+mod gaps;
 mod jobs;
 mod settlement;
 mod verdict;
@@ -27,6 +28,7 @@ use crate::wires::{Consumption, Observer, Wire};
 pub use jobs::{JOBS_KEPT_FOR, JOBS_MAX};
 
 use counting::Counting;
+use gaps::Gaps;
 use jobs::Jobs;
 use settlement::{Draft, Settlement};
 
@@ -36,6 +38,7 @@ pub struct Meter {
     books: Bookkeeping,
     counting: Counting,
     jobs: Jobs,
+    gaps: Gaps,
 }
 
 /// What turns a finished draft into a fact: shared by the data path and the counting thread.
@@ -92,8 +95,8 @@ pub struct Ending {
 pub struct OpenCall {
     meter: Arc<Meter>,
     draft: Option<Draft>,
-    /// Counts it as in flight for as long as it lives.
-    _inflight: Inflight,
+    /// Counts it as in flight for as long as it lives; `None`: it passes unmetered.
+    _inflight: Option<Inflight>,
 }
 
 impl Meter {
@@ -101,7 +104,7 @@ impl Meter {
     pub fn start(journal: Arc<Journal>, prices: Arc<PriceBook>, metrics: Arc<Metrics>) -> std::io::Result<Arc<Self>> {
         let books = Bookkeeping { journal, prices, metrics };
         let counting = Counting::start(books.clone())?;
-        Ok(Arc::new(Self { books, counting, jobs: Jobs::new(JOBS_MAX) }))
+        Ok(Arc::new(Self { books, counting, jobs: Jobs::new(JOBS_MAX), gaps: Gaps::default() }))
     }
 
     /// Learns what the records of earlier processes say of jobs, in their order. Before the first call.
@@ -122,8 +125,22 @@ impl Meter {
         self.books.metrics.journal_append_seconds(appending.elapsed().as_secs_f64());
         let appended = appended.inspect_err(|_| self.books.metrics.journal_failed())?;
         let draft = Draft::new(began, intent, wire, consumption);
-        let inflight = self.books.metrics.inflight();
+        let inflight = Some(self.books.metrics.inflight());
         Ok((OpenCall { meter: Arc::clone(self), draft: Some(draft), _inflight: inflight }, appended))
+    }
+
+    /// A call that is made although the journal did not take its intent: it has no record, it is only counted.
+    pub fn open_unmetered(self: &Arc<Self>, intent: &Intent) -> OpenCall {
+        self.books.metrics.unmetered(&intent.team, &intent.upstream);
+        self.gaps.count(intent.started_at);
+        OpenCall { meter: Arc::clone(self), draft: None, _inflight: None }
+    }
+
+    /// Puts into the journal how many calls passed unmetered, once it takes frames again. Cheap where there were none.
+    pub fn keep_gaps(&self) {
+        if let Err(error) = self.gaps.keep(&self.books.journal) {
+            tracing::debug!(error = &error as &dyn std::error::Error, "the journal does not take a gap yet");
+        }
     }
 
     /// Turns an intent that a dead process left behind into an `orphaned` record.
@@ -175,7 +192,7 @@ impl Bookkeeping {
 }
 
 impl OpenCall {
-    /// The record's id, which the client is told.
+    /// The record's id, which the client is told; `None` of a call that passes unmetered.
     pub fn id(&self) -> Option<RecordId> {
         self.draft.as_ref().map(|draft| draft.intent.id)
     }
@@ -242,7 +259,7 @@ impl OpenCall {
 
     fn settle(&mut self, outcome: Outcome, ending: Ending) -> Option<Appended> {
         let draft = self.draft.take()?;
-        let Meter { books, counting, jobs } = &*self.meter;
+        let Meter { books, counting, jobs, .. } = &*self.meter;
         match settlement::settle(draft, outcome, ending, Moment::now(), jobs) {
             Settlement::Record(record, mark) => match books.commit(*record) {
                 Ok(appended) => Some(appended),

@@ -17,7 +17,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::ids::{DepartmentId, TeamId};
+use crate::ids::{DepartmentId, TeamId, UpstreamName};
 use crate::metrics::bounds::Bounds;
 pub use crate::metrics::bounds::Limits;
 use crate::metrics::labels::{Cache, Key, Labels};
@@ -87,6 +87,8 @@ families! {
     inflight_requests: IntGauge;
     /// Requests that tokenmeter itself refused: they reached no provider and make no record.
     refused_total: IntCounterVec by ["reason"];
+    /// Calls that passed without a record, since the journal could not take them and `on_failure` is `pass`.
+    unmetered_requests_total: IntCounterVec by ["team", "upstream"];
     /// Answers in which a provider contradicted itself.
     anomalies_total: IntCounterVec by ["anomaly"];
     /// Tokens of the current month of the report's time zone, from the ledger: exact across restarts.
@@ -197,6 +199,12 @@ impl Metrics {
     /// tokenmeter refused a request itself. `reason` is one of a closed set.
     pub fn refused(&self, reason: &'static str) {
         self.families.refused_total.with_label_values(&[reason]).inc();
+    }
+
+    /// A call passes without a record.
+    pub fn unmetered(&self, team: &TeamId, upstream: &UpstreamName) {
+        let (team, upstream) = (self.bounds.team(team.as_str()).0, self.bounds.upstream(upstream.as_str()).0);
+        self.families.unmetered_requests_total.with_label_values(&[team, upstream]).inc();
     }
 
     /// What tokenmeter itself added to a call before sending it on.

@@ -66,6 +66,18 @@ pub struct Settings {
     pub finish_timeout: Duration,
     /// The same: how many bytes each.
     pub finish_bytes_max: u64,
+    /// What becomes of calls that the journal cannot record.
+    pub on_failure: OnFailure,
+}
+
+/// What becomes of a call that the journal cannot record.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum OnFailure {
+    /// It is refused before it costs anything.
+    #[default]
+    Refuse,
+    /// It passes unmetered, and is counted as such.
+    Pass,
 }
 
 /// The proxy: what every call needs.

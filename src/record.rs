@@ -255,6 +255,17 @@ fn to_microsecond(at: jiff::Timestamp) -> jiff::Timestamp {
     jiff::Timestamp::from_microsecond(at.as_microsecond()).unwrap_or(at)
 }
 
+/// Calls that passed unmetered, since the journal could not record: their number is all that is known of them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Gap {
+    /// When the first of them began.
+    pub from: jiff::Timestamp,
+    /// When the last of them began.
+    pub to: jiff::Timestamp,
+    /// How many there were.
+    pub requests: u64,
+}
+
 /// What a record says of a job: by this the meter knows after a restart which were counted and which are to be.
 #[derive(Clone, Debug, Eq, PartialEq, Deserialize)]
 pub struct JobSeen {

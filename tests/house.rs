@@ -89,6 +89,7 @@ fn what_is_kept_to_one_room_is_only_there() {
     let only: &[(&str, &str)] = &[
         ("prometheus::", "metrics"),
         ("rusqlite::", "ledger"),
+        ("tokio_postgres::", "ledger"),
         ("genai_prices::", "pricing"),
         ("tiktoken_rs::", "tokenizer"),
     ];

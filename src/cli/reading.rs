@@ -66,7 +66,13 @@ impl Report {
         let mut text = Vec::new();
         match self.format {
             ReportFormat::Table => text.extend_from_slice(report::table::text(&report).as_bytes()),
-            ReportFormat::Csv => report::csv::write(&report, &mut text)?,
+            ReportFormat::Csv => {
+                // Rows and their total have no place for calls that are in no row.
+                if report.unmetered_requests > 0 {
+                    super::tell(&report::table::unmetered(report.unmetered_requests));
+                }
+                report::csv::write(&report, &mut text)?;
+            }
             ReportFormat::Json => text.extend_from_slice(report::json::text(&report)?.as_bytes()),
         }
         match &self.out {
@@ -241,7 +247,7 @@ pub(super) fn back_up(config: &Config, to: &Path) -> anyhow::Result<ExitCode> {
 fn up_to_date(config: &Config) -> anyhow::Result<Ledger> {
     let places = Places::of(&config.ledger);
     catch_up(&places.journal, &places.ledger, CATCH_UP_WAIT)?;
-    Ok(Ledger::open(&places.ledger)?)
+    Ok(places.ledger()?)
 }
 
 fn to_reader(written: io::Result<()>) -> anyhow::Result<()> {

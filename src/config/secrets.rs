@@ -39,6 +39,13 @@ impl Secrets<'_> {
         (secret, is_named)
     }
 
+    /// The secret that `env_key` alone may name. `None` where none is, where secrets are not wanted, and beside a
+    /// problem.
+    pub(super) fn read_env(&self, section: &Section<'_>, env_key: &'static str) -> Option<SecretString> {
+        let variable = section.text(env_key).filter(|_| self.resolve)?;
+        self.of_variable(section, env_key, variable)
+    }
+
     fn of_variable(&self, section: &Section<'_>, key: &'static str, variable: &str) -> Option<SecretString> {
         let help = "set the variable for this process, or name the one that holds the secret";
         match (self.env)(variable) {

@@ -49,7 +49,7 @@ fn env(name: &str) -> Option<String> {
 }
 
 fn config(bytes: impl AsRef<[u8]>) -> Result<Config, Vec<Problem>> {
-    read(bytes.as_ref(), Some(Path::new("t.toml")), Secrets { env: &env, resolve: true }, WIRES)
+    read(bytes.as_ref(), Some(Path::new("t.toml")), &env, Wanted::All, WIRES)
 }
 
 fn problems(text: &str) -> String {
@@ -61,7 +61,7 @@ const UPSTREAM: &str = "[[upstream]]\nname = \"a\"\nwire = \"openai\"\nbase_url 
 
 #[test]
 fn without_a_file_everything_has_its_default() {
-    let config = read(b"", None, Secrets { env: &env, resolve: true }, REGISTRY).unwrap();
+    let config = read(b"", None, &env, Wanted::All, REGISTRY).unwrap();
     assert_eq!(config.proxy.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:8081");
     assert!(config.attribution.trust_headers);
@@ -178,6 +178,18 @@ sha256 = "abc"
 }
 
 #[test]
+fn what_cannot_be_recorded_is_refused_unless_told_to_pass() {
+    let on_failure = |text: &str| config(format!("{text}{UPSTREAM}")).unwrap().proxy.on_failure;
+    assert_eq!(on_failure(""), OnFailure::Refuse);
+    assert_eq!(on_failure("[ledger]\non_failure = \"refuse\"\n"), OnFailure::Refuse);
+    assert_eq!(on_failure("[ledger]\non_failure = \"pass\"\n"), OnFailure::Pass);
+    insta::assert_snapshot!(problems(&format!("[ledger]\non_failure = \"ignore\"\n{UPSTREAM}")), @r#"
+    t.toml:2: `ledger.on_failure` is "ignore"
+        known: refuse, pass
+    "#);
+}
+
+#[test]
 fn a_file_that_is_no_toml_says_where() {
     insta::assert_snapshot!(problems("[listen]\nproxy = \n[[upstream]\nname = 'a"), @r#"
     t.toml:2: is not TOML: string values must be quoted, expected literal string
@@ -193,8 +205,7 @@ fn the_reference_documents_every_key_and_no_other() {
     let root = reader::parse(REFERENCE, None).unwrap();
     let document = Document::new(REFERENCE, None);
     let root = Section::root(&document, &root);
-    let secrets = Secrets { env: &env, resolve: false };
-    read_document(&document, &root, secrets, WIRES).unwrap();
+    read_document(&document, &root, &env, Wanted::None, WIRES).unwrap();
     // A table that may come often or not at all has the keys that it would ask for.
     payers::key(&Section::empty(&document, "key"), None, &mut HashMap::default());
     let mut section = String::new();
@@ -296,7 +307,7 @@ fn what_others_can_reach_is_guarded() {
 #[test]
 fn secrets_are_read_only_when_they_are_wanted() {
     let text = format!("{UPSTREAM}api_key_env = \"NOT_THERE\"\nproxy_url_file = \"/nowhere/at/all\"");
-    let unwanted = read(text.as_bytes(), None, Secrets { env: &env, resolve: false }, WIRES);
+    let unwanted = read(text.as_bytes(), None, &env, Wanted::None, WIRES);
     assert!(unwanted.unwrap().upstreams[0].credential.is_none());
     let shown = problems(&text);
     assert!(shown.contains("`NOT_THERE`, which is not set") && shown.contains("/nowhere/at/all"), "{shown}");
@@ -431,4 +442,33 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_shared_ledger_is_named_by_its_variable_and_never_shown() {
+    let environment = |name: &str| match name {
+        "URL" => Some("postgres://meter:s3cret@db.example/usage".to_owned()),
+        "BAD" => Some("postgres://meter:s3cret@db.example/usage?sslmode=prefer".to_owned()),
+        _ => None,
+    };
+    let read = |text: &str, wanted| read(text.as_bytes(), Some(Path::new("t.toml")), &environment, wanted, WIRES);
+    let named = format!("[ledger]\npostgres_url_env = \"URL\"\n{UPSTREAM}");
+    for (wanted, is_read) in [(Wanted::All, true), (Wanted::OfLedger, true), (Wanted::None, false)] {
+        let config = read(&named, wanted).unwrap();
+        assert_eq!((config.ledger.postgres.is_some(), config.ledger.journal_keep.as_secs()), (is_read, 24 * 3600));
+        assert!(!format!("{config:?}").contains("s3cret"));
+    }
+    let error = |text: &str| read(text, Wanted::All).map(|_| ()).unwrap_err()[0].to_string();
+    insta::assert_snapshot!(error("[ledger]\npostgres_url_env = \"BAD\""), @r"
+    t.toml:2: `ledger.postgres_url_env` names the variable `BAD`, whose URL has an sslmode that is none of disable, require and verify-full
+        write postgres://user:password@host:5432/database?sslmode=verify-full
+    ");
+    insta::assert_snapshot!(error("[ledger]\npostgres_ca_file = \"Cargo.toml\""), @r"
+    t.toml:2: `ledger.postgres_ca_file` names Cargo.toml, from which no certificate can be read
+        name a PEM file of certificate authorities, readable by this process
+    ");
+    let unset = error("[ledger]\npostgres_url_env = \"UNSET\"");
+    assert!(unset.contains("`UNSET`, which is not set"), "{unset}");
+    let aged = error("[ledger]\npostgres_url_env = \"URL\"\nkeep_records_days = 90");
+    assert!(aged.contains("records in PostgreSQL are kept for ever"), "{aged}");
 }

@@ -234,7 +234,7 @@ fn check_name(section: &Section<'_>, name: &UpstreamName, names: &mut HashSet<Up
 }
 
 /// Whether `file` can be read and holds certificates, and nothing that passes for one and is none.
-fn holds_certificate(file: &Path) -> bool {
+pub(super) fn holds_certificate(file: &Path) -> bool {
     CertificateDer::pem_file_iter(file)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .is_ok_and(|certificates| !certificates.is_empty())

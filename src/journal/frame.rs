@@ -1,4 +1,4 @@
-//! Frame: one intent or record as bytes.
+//! Frame: one intent, record or gap as bytes.
 //!
 //! `payload length u32 | crc32 u32 | kind u8 | seq u64 | payload`, little endian; the checksum covers kind, seq and
 //! payload. The payload is JSON, so no byte of it equals a kind: a frame can be told from what surrounds it.
@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::JournalError;
 use crate::ids::{NodeId, RecordId};
-use crate::record::{Intent, JobSeen, Record};
+use crate::record::{Gap, Intent, JobSeen, Record};
 
 /// Bytes in front of a payload.
 pub(super) const HEAD_BYTES: usize = 17;
@@ -22,6 +22,8 @@ pub enum Kind {
     Intent,
     /// A call is over.
     Record,
+    /// Calls passed that the journal could not take.
+    Gap,
 }
 
 impl Kind {
@@ -29,6 +31,7 @@ impl Kind {
         match self {
             Self::Intent => 1,
             Self::Record => 2,
+            Self::Gap => 4,
         }
     }
 
@@ -36,6 +39,7 @@ impl Kind {
         match byte {
             1 => Some(Self::Intent),
             2 => Some(Self::Record),
+            4 => Some(Self::Gap),
             _ => None,
         }
     }
@@ -48,7 +52,7 @@ pub struct Frame {
     pub kind: Kind,
     /// The node whose journal it stands in.
     pub node: NodeId,
-    /// A record's place in its node's order; 0 for an intent.
+    /// A record's place in its node's order; 0 for anything else.
     pub seq: u64,
     pub(super) payload: Vec<u8>,
 }
@@ -65,6 +69,11 @@ impl Frame {
 
     /// The intent.
     pub fn intent(&self) -> Result<Intent, serde_json::Error> {
+        serde_json::from_slice(&self.payload)
+    }
+
+    /// The gap.
+    pub fn gap(&self) -> Result<Gap, serde_json::Error> {
         serde_json::from_slice(&self.payload)
     }
 }

@@ -1,24 +1,29 @@
 //! Reader: the journal's frames in order, from any position, also while another process appends.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::frame::{self, Decoded, Frame};
+use super::kept;
 use super::segment::{self, Header};
 use super::{JournalError, Position};
 use crate::ids::NodeId;
 
 /// The names that the journal in `directory` has had, as far as it goes back; none where there is no journal.
-pub fn nodes(directory: &Path) -> Result<BTreeSet<NodeId>, JournalError> {
-    let mut nodes = BTreeSet::new();
-    for number in segment::list(directory)? {
-        let path = segment::path(directory, number);
+pub fn nodes(directory: &Path) -> Result<BTreeMap<NodeId, u64>, JournalError> {
+    let mut nodes = BTreeMap::new();
+    for number in kept::list_all(directory)? {
+        let path = kept::path(directory, number);
         let failed = |source| JournalError::Io { what: "read", path: path.clone(), source };
         match File::open(&path).and_then(|file| read_at(&file, 0, segment::HEADER_BYTES)) {
-            Ok(head) => nodes.extend(Header::decode(&head, &path)?.map(|header| header.node)),
+            Ok(head) => {
+                if let Some(Header { node, first_seq }) = Header::decode(&head, &path)? {
+                    nodes.entry(node).or_insert(first_seq);
+                }
+            }
             // Removed since it was listed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(error)),
@@ -56,8 +61,8 @@ impl Reader {
     /// one; one past every segment or the end of its own, as a ledger has it whose journal was taken away or lost its
     /// end, for the beginning.
     pub fn open(directory: &Path, from: Position) -> Result<Self, JournalError> {
-        let is_past_all = segment::list(directory)?.last().is_some_and(|newest| *newest < from.segment);
-        let path = segment::path(directory, from.segment);
+        let is_past_all = kept::list_all(directory)?.last().is_some_and(|newest| *newest < from.segment);
+        let path = kept::path(directory, from.segment);
         let is_past_its_own = match fs::metadata(&path) {
             Ok(metadata) => metadata.len() < from.offset,
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
@@ -141,18 +146,18 @@ impl Reader {
     }
 
     fn newer_segment(&self) -> Result<Option<u64>, JournalError> {
-        Ok(segment::list(&self.directory)?.into_iter().find(|number| *number > self.position.segment))
+        Ok(kept::list_all(&self.directory)?.into_iter().find(|number| *number > self.position.segment))
     }
 
     /// Opens the segment of the position, or the next there is. False where there is none, or its header is not
     /// written yet.
     fn open_segment(&mut self) -> Result<bool, JournalError> {
         loop {
-            let numbers = segment::list(&self.directory)?;
+            let numbers = kept::list_all(&self.directory)?;
             let Some(number) = numbers.iter().copied().find(|number| *number >= self.position.segment) else {
                 return Ok(false);
             };
-            let path = segment::path(&self.directory, number);
+            let path = kept::path(&self.directory, number);
             let file = match File::open(&path) {
                 Ok(file) => file,
                 // Removed since it was listed: it was applied, and the next one is there.

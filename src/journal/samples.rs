@@ -18,6 +18,7 @@ pub(crate) fn settings(directory: &Path) -> Settings {
         directory: directory.to_owned(),
         durability: Durability::Process,
         segment_bytes_max: super::SEGMENT_BYTES_MAX,
+        keep: std::time::Duration::ZERO,
         node: Some(NodeId::parse("n1").unwrap()),
         seq_floors: BTreeMap::new(),
     }

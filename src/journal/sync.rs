@@ -1,11 +1,13 @@
-//! Sync: one thread that makes appends lasting, many with one fsync, and looks after the ballast.
+//! Sync: one thread that makes appends lasting, many with one fsync, and looks after files and ballast.
 
+use std::fs::File;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::guard::Guard;
 use super::writer::Writer;
 use super::{Durability, JournalError, Position};
 
@@ -13,6 +15,9 @@ use super::{Durability, JournalError, Position};
 const TICK: Duration = Duration::from_secs(1);
 /// The same while intents are refused: there may be space again.
 const TICK_WHILE_REFUSING: Duration = Duration::from_millis(400);
+
+/// How often a refusal that goes on is said.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -38,13 +43,13 @@ pub(super) struct Thread {
 }
 
 impl Thread {
-    pub(super) fn start(writer: Arc<Writer>, durability: Durability) -> Result<Self, JournalError> {
+    pub(super) fn start(writer: Arc<Writer>, guard: Guard, durability: Durability) -> Result<Self, JournalError> {
         let shared = Arc::new(Shared { state: Mutex::default(), asked: Condvar::new() });
         let path = writer.directory().to_owned();
         let theirs = Arc::clone(&shared);
         let handle = thread::Builder::new()
             .name("journal-sync".to_owned())
-            .spawn(move || theirs.run(&writer, durability))
+            .spawn(move || theirs.run(&writer, guard, durability))
             .map_err(|source| JournalError::Io { what: "start a thread for", path, source })?;
         Ok(Self { shared, handle: Some(handle) })
     }
@@ -75,8 +80,9 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self, writer: &Writer, durability: Durability) {
-        let mut last = Instant::now();
+    fn run(&self, writer: &Writer, mut guard: Guard, durability: Durability) {
+        let (mut last, mut looked_at) = (Instant::now(), Instant::now());
+        let mut told_at: Option<Instant> = None;
         loop {
             let is_stopping = self.wait(writer, last);
             last = Instant::now();
@@ -84,8 +90,14 @@ impl Shared {
             if is_stopping {
                 break;
             }
-            if writer.is_refusing() {
-                writer.recover_space();
+            if looked_at.elapsed() >= tick(writer) {
+                looked_at = last;
+                let why = writer.failure();
+                look_after(writer, &mut guard);
+                told_at = tell(why.or_else(|| writer.failure()), told_at);
+                if writer.failure().is_none() {
+                    told_at = tell(None, told_at);
+                }
             }
             if durability == Durability::Process {
                 // Nobody waits: the tick alone decides when.
@@ -101,17 +113,19 @@ impl Shared {
 
     /// Waits until somebody asks or a tick has passed since `last`. True: it is time to stop.
     fn wait(&self, writer: &Writer, last: Instant) -> bool {
-        let tick = if writer.is_refusing() { TICK_WHILE_REFUSING } else { TICK };
-        let mut state = self.state();
-        while !state.is_asked && !state.is_stopping {
-            let left = tick.saturating_sub(last.elapsed());
-            if left.is_zero() {
-                break;
+        loop {
+            // Asked anew and without our lock: a refusal may begin at any time, and an append may hold the writer's.
+            let left = tick(writer).saturating_sub(last.elapsed());
+            let mut state = self.state();
+            if !state.is_asked && !state.is_stopping && !left.is_zero() {
+                let left = left.min(TICK_WHILE_REFUSING);
+                state = self.asked.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
             }
-            state = self.asked.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            if state.is_asked || state.is_stopping || left.is_zero() {
+                state.is_asked = false;
+                return state.is_stopping;
+            }
         }
-        state.is_asked = false;
-        state.is_stopping
     }
 
     fn sync(&self, writer: &Writer) {
@@ -123,13 +137,11 @@ impl Shared {
             return;
         }
         let Some(to_sync) = writer.to_sync(synced) else { return };
+        // Not to be opened, the folder was deleted or closed to us: nothing failed to be written, and the guard sees to it.
+        let Ok(directory) = File::open(writer.directory()) else { return };
         let outcome = to_sync.files.iter().try_for_each(|file| file.sync_data()).and_then(|()| {
             // A segment begun since: its name must last as well.
-            if to_sync.end.segment == synced.segment {
-                Ok(())
-            } else {
-                super::segment::sync_directory(writer.directory())
-            }
+            if to_sync.end.segment == synced.segment { Ok(()) } else { directory.sync_all() }
         });
         let mut state = self.state();
         match outcome {
@@ -144,6 +156,36 @@ impl Shared {
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
         waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+fn tick(writer: &Writer) -> Duration {
+    if writer.failure().is_some() { TICK_WHILE_REFUSING } else { TICK }
+}
+
+/// Says that calls are refused, now and then while they are, and when they are not any more.
+fn tell(why: Option<String>, told_at: Option<Instant>) -> Option<Instant> {
+    match (why, told_at) {
+        (Some(why), told_at) if told_at.is_none_or(|at| at.elapsed() >= TELL_AGAIN) => {
+            tracing::error!(why, "the journal takes no calls");
+            Some(Instant::now())
+        }
+        (None, Some(_)) => {
+            tracing::info!("the journal takes calls again");
+            None
+        }
+        (_, told_at) => told_at,
+    }
+}
+
+/// Looks whether everything is where it should be, and makes it so where that is possible.
+fn look_after(writer: &Writer, guard: &mut Guard) {
+    writer.misplaced(guard.look(writer).err().map(|error| super::in_full(&error)));
+    if writer.is_suspect() {
+        writer.reopen();
+    }
+    if writer.is_refusing() || writer.is_ballast_short() {
+        writer.recover_space();
     }
 }
 

@@ -1,3 +1,5 @@
+mod places;
+
 use std::fs;
 use std::path::Path;
 use std::pin::pin;

@@ -1,7 +1,7 @@
 //! Applier: the thread that keeps the ledger close behind the journal.
 //!
-//! A ledger that is locked, full or gone costs a longer journal. Nothing is skipped: the same batch is tried until it
-//! is in.
+//! A ledger that is locked, full or away costs a longer journal. Nothing is skipped: the same batch is tried until it
+//! is in. A ledger that is not what it was is another matter: then no call is taken until somebody has seen to it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::feed::Feed;
+use super::feed::{Feed, Step};
 use super::{LedgerError, Place};
-use crate::journal::{Journal, Position};
+use crate::journal::{Journal, Position, in_full};
 use crate::period::{BUCKET_SECS, Bucket};
 
 /// How long appends gather before they become one transaction, and one waking of the thread.
@@ -23,6 +23,10 @@ const GATHER_BELOW: usize = 500;
 const IDLE: Duration = Duration::from_secs(1);
 /// How long after a failure the next try is made.
 const TRY_AGAIN: Duration = Duration::from_millis(250);
+/// How often segments are looked for that were kept for long enough.
+const LOOK_AGAIN: Duration = Duration::from_mins(1);
+/// How often it looks whether the ledger is still there.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often a failure that goes on is logged.
 const LOG_AGAIN: Duration = Duration::from_secs(30);
 
@@ -75,15 +79,19 @@ struct Progress {
 impl Applier {
     /// Applies `journal` to the ledger at `ledger`, from where that stands, and removes what `retention` does not keep
     /// whenever there is nothing to apply; `None` keeps everything. `on_commit` runs on the applier's thread after every
-    /// transaction.
+    /// transaction. A ledger that is elsewhere may be away.
     pub fn start(
         journal: Arc<Journal>,
         ledger: &Place,
         retention: Option<Retention>,
         on_commit: impl Fn() + Send + 'static,
     ) -> Result<Self, LedgerError> {
-        let feed = Feed::open(ledger, journal.directory())?;
-        let progress = Progress { applied: feed.position(), caught_up_at: Instant::now(), stop_by: None };
+        let feed = Feed::open(ledger, journal.directory()).map(Some).or_else(if_away(ledger))?;
+        if let Some(feed) = &feed {
+            feed.tell_lost()?;
+        }
+        let applied = feed.as_ref().map_or(Position::START, Feed::position);
+        let progress = Progress { applied, caught_up_at: Instant::now(), stop_by: None };
         let shared = Arc::new(Shared {
             journal,
             progress: Mutex::new(progress),
@@ -162,26 +170,60 @@ impl Shared {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Looks now and then whether the ledger is there, and always after a failure.
+    fn look(feed: &Feed, looked_at: &mut Option<Instant>) -> Result<(), LedgerError> {
+        if looked_at.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
+            feed.look()?;
+            *looked_at = Some(Instant::now());
+        }
+        Ok(())
+    }
+
     fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::SeqCst)
     }
 
-    fn run(&self, mut feed: Feed, ledger: &Place, retention: Option<Retention>, on_commit: &dyn Fn()) {
+    /// The next batch, and up to where everything is applied then. `feed` is open after it, unless it cannot be.
+    fn step(
+        &self,
+        feed: &mut Option<Feed>,
+        ledger: &Place,
+        looked_at: &mut Option<Instant>,
+    ) -> Result<(Step, Position), LedgerError> {
+        let feed = match feed {
+            Some(feed) => feed,
+            None => feed.insert(Feed::open(ledger, self.journal.directory())?),
+        };
+        Self::look(feed, looked_at)?;
+        let step = feed.step()?;
+        Ok((step, feed.position()))
+    }
+
+    fn run(&self, mut feed: Option<Feed>, ledger: &Place, retention: Option<Retention>, on_commit: &dyn Fn()) {
         let mut logged_at: Option<Instant> = None;
+        let mut looked_at = None;
+        let mut looked_for_kept_at = Instant::now();
+        // A ledger that grows on the space set aside for calls in flight would take it from them.
+        let shares_disk = ledger.shares_disk_with(self.journal.directory());
         let mut remove_at = Instant::now();
         loop {
             if self.is_stopping() && self.progress().stop_by.is_none_or(|stop_by| Instant::now() >= stop_by) {
                 return;
             }
+            if shares_disk && self.journal.needs_all_space() && !self.is_stopping() {
+                thread::park_timeout(TRY_AGAIN);
+                continue;
+            }
             // Before the step: what is appended meanwhile is not what it had to catch up with.
             let (begun, end) = (Instant::now(), self.journal.end());
-            match feed.step() {
-                Ok(step) => {
+            match self.step(&mut feed, ledger, &mut looked_at) {
+                Ok((step, position)) => {
                     if logged_at.take().is_some() {
                         tracing::info!("the ledger takes records again");
+                        self.journal.object(None);
                     }
                     let mut progress = self.progress();
-                    progress.applied = feed.position();
+                    progress.applied = position;
                     if step.frames == 0 {
                         // Behind the last frame there is the head of a new segment at most.
                         progress.applied = end;
@@ -191,24 +233,32 @@ impl Shared {
                     if step.records > 0 {
                         self.records_applied.fetch_add(step.records as u64, Ordering::Relaxed);
                         self.commits.fetch_add(1, Ordering::Relaxed);
-                        if let Err(error) = self.journal.remove_applied(feed.position()) {
-                            tracing::warn!(error = %chain(&error), "applied journal segments stay on disk");
+                        if let Err(error) = self.journal.remove_applied(position) {
+                            tracing::warn!(error = %in_full(&error), "applied journal segments stay on disk");
                         }
                         on_commit();
+                    }
+                    if looked_for_kept_at.elapsed() >= LOOK_AGAIN {
+                        looked_for_kept_at = Instant::now();
+                        if let Err(error) = self.journal.remove_kept() {
+                            tracing::warn!(error = %in_full(&error), "kept journal segments stay on disk");
+                        }
                     }
                     if step.frames == 0 {
                         if self.is_stopping() {
                             return;
                         }
                         let mut pause = IDLE;
-                        if let Some(retention) = retention.filter(|_| remove_at <= Instant::now()) {
-                            match remove_some(&mut feed, retention) {
+                        if let (Some(feed), Some(retention)) =
+                            (&mut feed, retention.filter(|_| remove_at <= Instant::now()))
+                        {
+                            match remove_some(feed, retention) {
                                 // As long as it took: others want the disk too.
                                 Some(took) => pause = took,
                                 None => remove_at = Instant::now().checked_add(REMOVE_AGAIN).unwrap_or(remove_at),
                             }
                         }
-                        self.journal.wait_for_append(feed.position(), pause);
+                        self.journal.wait_for_append(position, pause);
                     }
                     // A full batch means that there is a backlog: nothing has to gather.
                     if step.frames < GATHER_BELOW && !self.is_stopping() {
@@ -216,22 +266,51 @@ impl Shared {
                     }
                 }
                 Err(error) => {
+                    // Perhaps a statement failed for want of its file: looked at before anything else is tried.
+                    looked_at = None;
                     self.failures.fetch_add(1, Ordering::Relaxed);
+                    self.journal.object(error.is_loss().then(|| in_full(&error)));
                     if logged_at.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
-                        tracing::error!(error = %chain(&error), "the ledger takes no records, the journal keeps them");
+                        tracing::error!(error = %in_full(&error), "the ledger takes no records, the journal keeps them");
                         logged_at = Some(Instant::now());
                     }
-                    if !self.is_stopping() {
-                        thread::park_timeout(TRY_AGAIN);
+                    if self.is_stopping() && error.is_loss() {
+                        return;
                     }
-                    // A connection to a file that was replaced, or whose disk came back, does not mend by itself.
+                    thread::park_timeout(TRY_AGAIN);
+                    // A connection whose disk was away does not mend by itself. One whose files are not where they were is
+                    // kept: what it has open may be all that is left.
+                    if !matches!(error, LedgerError::WrittenBack { .. })
+                        && feed.as_ref().is_some_and(|feed| !feed.is_in_place())
+                    {
+                        continue;
+                    }
+                    // What was committed last only a ledger that is elsewhere knows: it is asked anew.
+                    if ledger.may_be_away() {
+                        feed = None;
+                        continue;
+                    }
                     match Feed::open(ledger, self.journal.directory()) {
-                        Ok(opened) => feed = opened,
-                        Err(error) => tracing::debug!(error = %chain(&error), "the ledger cannot be opened again yet"),
+                        Ok(opened) => feed = Some(opened),
+                        Err(error) => {
+                            tracing::debug!(error = %in_full(&error), "the ledger cannot be opened again yet");
+                        }
                     }
                 }
             }
         }
+    }
+}
+
+/// Goes on without the ledger where waiting may mend it.
+fn if_away(ledger: &Place) -> impl FnOnce(LedgerError) -> Result<Option<Feed>, LedgerError> {
+    let may_be_away = ledger.may_be_away();
+    move |error| {
+        if !may_be_away || error.is_final() {
+            return Err(error);
+        }
+        tracing::error!(error = %in_full(&error), "the ledger takes no records, the journal keeps them");
+        Ok(None)
     }
 }
 
@@ -242,19 +321,8 @@ fn remove_some(feed: &mut Feed, retention: Retention) -> Option<Duration> {
         Ok(0) => None,
         Ok(_) => Some(begun.elapsed()),
         Err(error) => {
-            tracing::error!(error = %chain(&error), "records that are too old stay in the ledger");
+            tracing::error!(error = %in_full(&error), "records that are too old stay in the ledger");
             None
         }
     }
-}
-
-/// The error with all its causes, for a field of a log.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

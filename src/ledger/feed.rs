@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::{LedgerError, Place, Store};
 use crate::ids::NodeId;
 use crate::journal::{self, Frame, JournalError, Kind, Limits, Position, Reader};
-use crate::record::Record;
+use crate::record::{Gap, Record};
 
 /// One transaction's worth. Its fsync is shared by all of it; a reader waits for no more than it.
 const BATCH: Limits = Limits { frames: 2_000, bytes: 1 << 20 };
@@ -31,9 +31,13 @@ pub(super) struct Applied {
 pub(super) struct Batch {
     /// The node whose records they are.
     pub(super) node: NodeId,
-    /// At least one, in the order of their seqs.
+    /// In the order of their seqs.
     pub(super) records: Vec<Record>,
-    /// How far the journal is applied with them.
+    /// Calls of that node that have no record.
+    pub(super) gaps: Vec<Gap>,
+    /// The node's last seq before them.
+    pub(super) last_seq_before: u64,
+    /// How far the journal is applied with the records; to be kept with them, where there is one.
     pub(super) after: Applied,
 }
 
@@ -61,9 +65,19 @@ pub(super) struct Step {
 impl Feed {
     /// Goes on where the ledger at `place` stands.
     pub(super) fn open(place: &Place, directory: &Path) -> Result<Self, LedgerError> {
-        let store = Store::open(place)?;
+        place.check(directory)?;
+        let nodes = journal::nodes(directory)?;
+        let store = Store::open_to_write(place, &nodes.keys().cloned().collect())?;
         let applied = store.applied()?;
-        let position = position_of(&applied, directory)?;
+        // A node's first segment begins behind what was applied and removed. A file that never heard of it is another. A
+        // database may be a standby's, and no reason to refuse calls.
+        for (node, first) in &nodes {
+            if *first > 1 && !applied.contains_key(node) && !place.may_be_away() {
+                let (applied, journal) = (first.saturating_sub(1), directory.to_owned());
+                return Err(LedgerError::Emptied { node: node.clone(), applied, journal });
+            }
+        }
+        let position = position_of(&applied, &nodes);
         let last_seqs = applied.into_iter().map(|(node, applied)| (node, applied.last_seq)).collect();
         let reader = Reader::open(directory, position)?;
         Ok(Self {
@@ -82,6 +96,28 @@ impl Feed {
     pub(super) fn in_batches_of(mut self, frames: usize) -> Self {
         self.batch.frames = frames;
         self
+    }
+
+    /// Looks whether the ledger is still there. An error means that it must be opened anew.
+    pub(super) fn look(&self) -> Result<(), LedgerError> {
+        self.store.look()
+    }
+
+    /// Whether the place of the ledger leads to what is open here.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.store.is_in_place()
+    }
+
+    /// Says which records are gone: neither in the ledger, such as a backup that was put back, nor in the journal.
+    pub(super) fn tell_lost(&self) -> Result<(), LedgerError> {
+        for (node, first) in journal::nodes(&self.directory)? {
+            let last = self.last_seqs.get(&node).copied().unwrap_or(0);
+            if first > last.saturating_add(1) {
+                let (from, to) = (last.saturating_add(1), first.saturating_sub(1));
+                tracing::error!(%node, from, to, "records are in neither journal nor ledger; a later backup may have them");
+            }
+        }
+        Ok(())
     }
 
     /// Up to where everything is applied.
@@ -111,8 +147,8 @@ impl Feed {
         };
         let Some((after, _)) = batch.last() else { return Ok(Step { frames: 0, records: 0 }) };
         let after = *after;
-        let records = records_of(&batch)?;
-        if records.is_empty() {
+        let (records, gaps) = (records_of(&batch)?, gaps_of(&batch)?);
+        if records.is_empty() && gaps.is_empty() {
             self.position = after;
             return Ok(Step { frames: batch.len(), records: 0 });
         }
@@ -128,9 +164,11 @@ impl Feed {
             }
             *last = (*last).max(record.seq);
         }
-        if let Some(node) = records.last().map(|record| record.node.clone()) {
+        if let Some(node) = batch.last().map(|(_, frame)| frame.node.clone()) {
             let last_seq = last_seqs.get(&node).copied().unwrap_or(0);
-            self.store.apply(&Batch { node, records, after: Applied { position: after, last_seq } })?;
+            let last_seq_before = self.last_seqs.get(&node).copied().unwrap_or(0);
+            let after = Applied { position: after, last_seq };
+            self.store.apply(&Batch { node, records, gaps, last_seq_before, after })?;
         }
         self.last_seqs = last_seqs;
         self.position = after;
@@ -146,12 +184,17 @@ impl Feed {
     }
 }
 
-/// Up to where the journal in `directory` is applied. A journal may have had several names, one after the other; what
-/// is known of other nodes is about other journals.
-pub(super) fn position_of(applied: &BTreeMap<NodeId, Applied>, directory: &Path) -> Result<Position, LedgerError> {
-    let nodes = journal::nodes(directory)?;
-    let positions = nodes.iter().filter_map(|node| applied.get(node)).map(|applied| applied.position);
-    Ok(positions.max().unwrap_or(Position::START))
+/// Up to where a journal is applied that has had the names of `nodes`, one after the other. What is known of other
+/// nodes is about other journals.
+pub(super) fn position_of(applied: &BTreeMap<NodeId, Applied>, nodes: &BTreeMap<NodeId, u64>) -> Position {
+    let positions = nodes.keys().filter_map(|node| applied.get(node)).map(|applied| applied.position);
+    positions.max().unwrap_or(Position::START)
+}
+
+fn gaps_of(batch: &[(Position, Frame)]) -> Result<Vec<Gap>, LedgerError> {
+    let frames = batch.iter().map(|(_, frame)| frame).filter(|frame| frame.kind == Kind::Gap);
+    let unreadable = |source| LedgerError::Unreadable { what: "a gap".to_owned(), source };
+    frames.map(|frame| frame.gap().map_err(unreadable)).collect()
 }
 
 fn records_of(batch: &[(Position, Frame)]) -> Result<Vec<Record>, LedgerError> {

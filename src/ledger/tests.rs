@@ -18,6 +18,7 @@ use crate::record::Record;
 use crate::usage::{Outcome, Provenance};
 
 mod chain;
+mod gaps;
 mod jobs;
 mod retention;
 mod verify;
@@ -56,6 +57,8 @@ impl Data {
     }
 
     fn feed(&self) -> Feed {
+        // A ledger comes before its journal.
+        drop(self.ledger());
         Feed::open(&self.place(), &self.journal_directory()).unwrap()
     }
 
@@ -299,6 +302,7 @@ fn records_come_in_pages_by_end() {
 #[test]
 fn a_running_applier_keeps_up_and_lets_go_of_segments() {
     let data = Data::new();
+    drop(data.ledger());
     let settings = crate::journal::Settings { segment_bytes_max: 8 << 10, ..settings(&data.journal_directory()) };
     let journal = Arc::new(Journal::open(settings).unwrap().journal);
     let commits = Arc::new(AtomicU64::new(0));

@@ -9,6 +9,11 @@
 mod asks;
 #[path = "../support/calls.rs"]
 mod calls;
+#[expect(dead_code, reason = "each story uses what it needs")]
+#[path = "../support/chaos.rs"]
+mod chaos;
+#[path = "../support/cluster.rs"]
+mod cluster;
 #[path = "../support/fake_upstream.rs"]
 mod fake_upstream;
 #[path = "../support/machine.rs"]
@@ -29,15 +34,18 @@ mod crashes;
 mod crowds;
 mod dialects;
 mod disconnects;
+mod disk;
 mod drain;
 mod economy;
 mod egress;
 mod first_call;
+mod harness;
 mod hostile;
 mod jobs;
 mod leaving;
 mod ledgers;
 mod memory;
+mod postgres;
 mod prometheus;
 mod records;
 mod refusals;

@@ -148,6 +148,7 @@ pub(crate) fn settings(directory: &Path) -> journal::Settings {
         directory: directory.join("journal"),
         durability: Durability::Process,
         segment_bytes_max: journal::SEGMENT_BYTES_MAX,
+        keep: Duration::ZERO,
         node: Some(NodeId::parse("n1").unwrap()),
         seq_floors: BTreeMap::new(),
     }

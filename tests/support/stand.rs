@@ -46,6 +46,8 @@ pub(crate) struct Stand {
     pub(crate) fake: FakeUpstream,
     directory: TempDir,
     server: Option<Server>,
+    /// Variables of its commands, beside its own.
+    environment: Vec<(&'static str, String)>,
 }
 
 /// A running `tokenmeter serve`.
@@ -120,7 +122,7 @@ impl Stand {
         whole.push_str(&text);
         let whole = whole.replace("[ledger]", &format!("[ledger]\ndirectory = {:?}", data.display().to_string()));
         std::fs::write(directory.path().join("tokenmeter.toml"), whole).unwrap();
-        Self { fake, directory, server: None }
+        Self { fake, directory, server: None, environment: Vec::new() }
     }
 
     /// The folder of journal and ledger.
@@ -138,7 +140,14 @@ impl Stand {
         let mut command = Command::new(binary());
         command.arg("--config").arg(self.directory.path().join("tokenmeter.toml")).args(arguments);
         command.env("TOKENMETER_STAND_KEY", CREDENTIAL).current_dir(self.directory.path());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
+    }
+
+    /// Sets a variable for its commands from now on.
+    pub(crate) fn set(&mut self, variable: &'static str, value: String) {
+        self.environment.retain(|(name, _)| *name != variable);
+        self.environment.push((variable, value));
     }
 
     /// Starts the server and waits until it is ready.

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{OptionalExtension as _, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
-use super::{Sqlite, buckets, records, word};
+use super::{Sqlite, buckets, explained, gaps, records, word};
 use crate::ids::NodeId;
 use crate::journal::Position;
 use crate::ledger::buckets::Sums;
@@ -29,12 +29,22 @@ impl Sqlite {
 
     /// Applies `batch` whole or not at all. What is there already stays as it is.
     pub(in crate::ledger) fn apply(&mut self, batch: &Batch) -> Result<(), LedgerError> {
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut end = ChainEnd::read(&transaction, &batch.node)?;
-        apply(&transaction, &batch.records, &mut end)?;
-        keep_position(&transaction, &batch.node, batch.after, &end.link)?;
-        Ok(transaction.commit()?)
+        apply(&mut self.connection, batch).map_err(|error| explained(error, self.files.path()))
     }
+}
+
+fn apply(connection: &mut Connection, batch: &Batch) -> Result<(), LedgerError> {
+    let Batch { node, records, gaps, last_seq_before: _, after } = batch;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for gap in gaps {
+        gaps::insert(&transaction, node, gap)?;
+    }
+    if !records.is_empty() {
+        let mut end = ChainEnd::read(&transaction, node)?;
+        insert(&transaction, records, &mut end)?;
+        keep_position(&transaction, node, *after, &end.link)?;
+    }
+    Ok(transaction.commit()?)
 }
 
 /// The end of a node's chain.
@@ -85,7 +95,7 @@ impl ChainEnd {
     }
 }
 
-fn apply(transaction: &Transaction<'_>, records: &[Record], end: &mut ChainEnd) -> Result<(), LedgerError> {
+fn insert(transaction: &Transaction<'_>, records: &[Record], end: &mut ChainEnd) -> Result<(), LedgerError> {
     let mut sums = Sums::default();
     let mut insertion = records::insertion(transaction)?;
     // What was removed because of its age was counted before.

@@ -27,7 +27,7 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Le
     // Asked again: another process may have been faster.
     let found = version(&transaction)?;
     if found > known {
-        return Err(LedgerError::TooNew { path: path.to_owned(), found, known });
+        return Err(LedgerError::TooNew { ledger: path.display().to_string(), found, known });
     }
     for (statements, finish) in STEPS.iter().skip(usize::try_from(found).unwrap_or(0)) {
         transaction.execute_batch(statements)?;

@@ -1,0 +1,142 @@
+//! Buckets in PostgreSQL: one row for each node, so that no two nodes write the same.
+
+use sha2::{Digest as _, Sha256};
+use tokio_postgres::{Row as SqlRow, Transaction};
+
+use super::{Postgres, READ_TIMEOUT};
+use crate::ledger::buckets::{BucketKey, COUNTS, Sums, kept};
+use crate::ledger::{Counts, Dimension, LedgerError, Row};
+use crate::period::{BUCKET_SECS, Bucket};
+
+impl Postgres {
+    /// The sums from `first` (included) to `end` (excluded) by `by`, ordered by it.
+    pub(in crate::ledger) fn month_rows(
+        &self,
+        first: Bucket,
+        end: Bucket,
+        by: &[Dimension],
+    ) -> Result<Vec<Row>, LedgerError> {
+        let by: Vec<&str> = by.iter().map(|dimension| dimension.as_str()).collect();
+        let sums = COUNTS.map(exact_sum);
+        let columns: Vec<&str> = by.iter().copied().chain(sums.iter().map(String::as_str)).collect();
+        let mut sql = format!("SELECT {} FROM buckets WHERE bucket >= $1 AND bucket < $2", columns.join(", "));
+        if by.is_empty() {
+            sql.push_str(" HAVING COUNT(*) > 0");
+        } else {
+            sql = format!("{sql} GROUP BY {0} ORDER BY {0}", by.join(", "));
+        }
+        self.run(READ_TIMEOUT, async |client| {
+            let rows = client.query(&sql, &[&first.index(), &end.index()]).await?;
+            rows.iter()
+                .map(|row| {
+                    let values = (0..by.len()).map(|column| row.try_get(column)).collect::<Result<_, _>>()?;
+                    Ok(Row { values, counts: read_sums(row, by.len())? })
+                })
+                .collect()
+        })
+    }
+}
+
+/// Adds the sums to the node's buckets.
+pub(super) async fn write(transaction: &Transaction<'_>, node: &str, sums: &Sums) -> Result<(), LedgerError> {
+    let mut buckets: Vec<i64> = Vec::new();
+    let mut hashes: Vec<Vec<u8>> = Vec::new();
+    let mut names: [Vec<&str>; 8] = Default::default();
+    let mut counts: [Vec<i64>; COUNTS.len()] = Default::default();
+    for (key, added) in sums.iter() {
+        buckets.push(key.bucket);
+        hashes.push(hash(key));
+        for (column, value) in names.iter_mut().zip(&key.values) {
+            column.push(value);
+        }
+        for (column, (_, count)) in counts.iter_mut().zip(added.named()) {
+            column.push(kept(count));
+        }
+    }
+    let dimensions = Dimension::ALL.map(Dimension::as_str).join(", ");
+    let sums = COUNTS.map(|column| format!("{column} = sum_within_bigint(buckets.{column}, excluded.{column})"));
+    let texts = (4..12).map(|place| format!("${place}::TEXT[]"));
+    let bigints = (12..25).map(|place| format!("${place}::BIGINT[]"));
+    let arrays: Vec<String> = texts.chain(bigints).collect();
+    let sql = format!(
+        "INSERT INTO buckets (node, bucket, names_hash, {dimensions}, {columns}) \
+         SELECT $1, * FROM UNNEST($2::BIGINT[], $3::BYTEA[], {arrays}) \
+         ON CONFLICT (bucket, node, names_hash) DO UPDATE SET {sums}",
+        columns = COUNTS.join(", "),
+        arrays = arrays.join(", "),
+        sums = sums.join(", "),
+    );
+    let mut values: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = vec![&node, &buckets, &hashes];
+    for column in &names {
+        values.push(column);
+    }
+    for column in &counts {
+        values.push(column);
+    }
+    transaction.execute(&sql, &values).await?;
+    Ok(())
+}
+
+/// Half a SHA-256 of the names, each behind its length.
+fn hash(key: &BucketKey) -> Vec<u8> {
+    let mut hash = Sha256::new();
+    for value in &key.values {
+        hash.update((value.len() as u64).to_be_bytes());
+        hash.update(value);
+    }
+    hash.finalize().into_iter().take(16).collect()
+}
+
+/// A sum as text: one of many counts is longer than any integer here.
+fn exact_sum(expression: impl std::fmt::Display) -> String {
+    format!("SUM({expression})::TEXT")
+}
+
+fn read_sums(row: &SqlRow, column: usize) -> Result<Counts, LedgerError> {
+    let mut columns = column..;
+    Counts::of_values(|| {
+        let column = columns.next().unwrap_or(0);
+        let sum: &str = row.try_get(column)?;
+        sum.parse().map_err(|_| super::unreadable(row, column, serde::de::Error::custom(sum)))
+    })
+}
+
+/// Every bucket as the records make it, and as it is kept, in the order of their keys.
+pub(super) fn statements() -> (String, String) {
+    // What a call has in all counts up to 2⁶³, as its record says.
+    let total = "LEAST(COALESCE(input, 0)::NUMERIC + COALESCE(cache_read, 0) + COALESCE(cache_write, 0) \
+                 + COALESCE(output, 0), 9223372036854775807)";
+    let names = Dimension::ALL.map(Dimension::as_str);
+    let values = names.map(|name| format!("COALESCE({name}, '')"));
+    let when = |condition: &str, value: &str| format!("CASE WHEN {condition} THEN {value} ELSE 0 END");
+    let sums = COUNTS.map(|column| {
+        exact_sum(match column {
+            "requests" => "1".to_owned(),
+            "priced_requests" => when("cost_nanousd IS NOT NULL", "1"),
+            "unpriced_tokens" => when("cost_nanousd IS NULL", total),
+            "reported_tokens" => when("provenance = 'reported'", total),
+            "partial_tokens" => when("provenance = 'partial'", total),
+            "estimated_tokens" => when("provenance = 'estimated'", total),
+            "unknown_requests" => when("provenance = 'unknown'", "1"),
+            count => format!("COALESCE({count}, 0)"),
+        })
+    });
+    let order = "GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9 ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 9";
+    let derived = format!(
+        "SELECT FLOOR(EXTRACT(EPOCH FROM ended_at) / {BUCKET_SECS})::BIGINT, {}, {} FROM records {order}",
+        values.join(", "),
+        sums.join(", "),
+    );
+    let kept =
+        format!("SELECT bucket, {}, {} FROM buckets {order}", names.join(", "), COUNTS.map(exact_sum).join(", "));
+    (derived, kept)
+}
+
+/// A row of either of [`statements`].
+pub(super) fn read(row: &SqlRow) -> Result<(BucketKey, Counts), LedgerError> {
+    let mut values: [String; 8] = Default::default();
+    for (column, value) in (1..).zip(&mut values) {
+        *value = row.try_get(column)?;
+    }
+    Ok((BucketKey { bucket: row.try_get(0)?, values }, read_sums(row, 9)?))
+}
