@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use calls::Calls;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use tokenmeter::journal::{Durability, Journal, SEGMENT_BYTES_MAX, Settings};
 use tokenmeter::meter::{Meter, Moment};
 use tokenmeter::metrics::{Limits, Metrics};
@@ -67,7 +67,7 @@ fn main() {
         let mut times = Vec::new();
         // The first call has the tokenizer's tables loaded, and is left out.
         let mut ticks = 0;
-        for (number, (intent, _)) in Calls::new(Timestamp::now(), SignedDuration::ZERO).take(CALLS + 1).enumerate() {
+        for (number, (intent, _)) in Calls::new(Moment::now().at, SignedDuration::ZERO).take(CALLS + 1).enumerate() {
             let (mut call, _) = meter.open(Moment::now(), intent, wire, Consumption::Now).unwrap();
             let mut observer = wire.observer(operation, wire.name());
             call.answered(200);

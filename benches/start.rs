@@ -23,10 +23,11 @@ use calls::Calls;
 use jiff::{SignedDuration, Timestamp};
 use tokenmeter::journal::{Durability, Journal, SEGMENT_BYTES_MAX, Settings};
 use tokenmeter::ledger::Applier;
+use tokenmeter::meter::Moment;
 
 /// Of the frames that are not applied, those of calls in flight: an intent and a mark each.
 const IN_FLIGHT: usize = 50;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn main() {
     let numbers: Vec<usize> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
@@ -51,7 +52,7 @@ fn main() {
     for _ in 0..rounds {
         fill(&directory, frames);
         let (server, admin, time) = start(&config);
-        println!("ready after {:.1} ms", time.as_secs_f64() * 1_000.0);
+        println!("ready after {} ms", time.as_millis());
         times.push(time);
         kill_when_applied(server, &admin);
     }
@@ -102,8 +103,9 @@ fn open(data: &Path) -> Journal {
 /// Appends so many frames, as a server that was killed leaves them.
 fn fill(directory: &Path, frames: usize) {
     let journal = open(&directory.join("data"));
-    let now = Timestamp::now();
-    for (number, (intent, record)) in Calls::new(now, SignedDuration::from_millis(3)).take(frames / 2).enumerate() {
+    for (number, (intent, record)) in
+        Calls::new(Moment::now().at, SignedDuration::from_millis(3)).take(frames / 2).enumerate()
+    {
         journal.append_intent(&intent).unwrap();
         if number >= IN_FLIGHT {
             journal.append_record(record).unwrap();

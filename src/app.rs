@@ -169,6 +169,8 @@ struct Books {
 
 impl Books {
     fn open(config: &Config) -> anyhow::Result<Self> {
+        // It takes as long as reading the journal does.
+        let prices = std::thread::Builder::new().name("prices".into()).spawn(PriceBook::bundled)?;
         let places = Places::of(&config.ledger);
         std::fs::create_dir_all(&config.ledger.directory)
             .with_context(|| format!("cannot make `{}` (`ledger.directory`)", config.ledger.directory.display()))?;
@@ -182,7 +184,7 @@ impl Books {
         drop(ledger);
         let journal = Arc::new(opened.journal);
         let metrics = Arc::new(Metrics::new(Limits::default()));
-        let prices = Arc::new(PriceBook::bundled());
+        let prices = Arc::new(prices.join().map_err(|_| anyhow::anyhow!("cannot load the list prices"))?);
         let meter =
             Meter::start(Arc::clone(&journal), prices, Arc::clone(&metrics)).context("cannot start a thread")?;
         meter.remember(jobs_seen.into_iter().chain(opened.jobs_seen));

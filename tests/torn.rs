@@ -1,7 +1,7 @@
 //! A journal torn at any byte loses what was torn and nothing else: every whole record is in the ledger once, nothing is
 //! invented, and calls without a record are orphans with what their last mark says.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 #![expect(clippy::indexing_slicing, reason = "so does what is not there")]
 
 #[path = "../benches/support/calls.rs"]
