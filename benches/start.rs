@@ -8,22 +8,18 @@
 #![expect(clippy::indexing_slicing, reason = "so does what is not there")]
 #![expect(clippy::print_stdout, reason = "a bench says what it measured")]
 
-#[path = "support/calls.rs"]
+#[path = "../tests/support/calls.rs"]
 mod calls;
+#[path = "../tests/support/intents.rs"]
+mod intents;
 
-use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use calls::Calls;
-use jiff::{SignedDuration, Timestamp};
-use tokenmeter::journal::{Durability, Journal, SEGMENT_BYTES_MAX, Settings};
-use tokenmeter::ledger::Applier;
-use tokenmeter::meter::Moment;
+use tokenmeter::journal::Journal;
 
 /// Of the frames that are not applied, those of calls in flight: an intent and a mark each.
 const IN_FLIGHT: usize = 50;
@@ -76,42 +72,24 @@ fn ledger_of(records: usize) -> PathBuf {
         std::fs::remove_dir_all(&unfinished).unwrap();
     }
     let data = unfinished.join("data");
-    std::fs::create_dir_all(&data).unwrap();
-    let journal = Arc::new(open(&data));
-    let applier = Applier::start(Arc::clone(&journal), &data.join("ledger.db"), || {}).unwrap();
-    let begin: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-    for (_, record) in Calls::new(begin, SignedDuration::from_secs(27)).take(records) {
-        journal.append_record(record).unwrap();
-    }
-    assert!(applier.stop(PATIENCE * 10), "the ledger takes too long");
-    drop(journal);
+    calls::fill(&data, u64::try_from(records).unwrap(), |_| {});
     std::fs::rename(&unfinished, &directory).unwrap();
     directory
 }
 
-fn open(data: &Path) -> Journal {
-    let settings = Settings {
-        directory: data.join("journal"),
-        durability: Durability::Process,
-        segment_bytes_max: SEGMENT_BYTES_MAX,
-        node: None,
-        seq_floors: BTreeMap::new(),
-    };
-    Journal::open(settings).unwrap().journal
-}
-
 /// Appends so many frames, as a server that was killed leaves them.
 fn fill(directory: &Path, frames: usize) {
-    let journal = open(&directory.join("data"));
-    for (number, (intent, record)) in
-        Calls::new(Moment::now().at, SignedDuration::from_millis(3)).take(frames / 2).enumerate()
-    {
+    let journal = Journal::open(calls::settings(&directory.join("data"))).unwrap().journal;
+    let calls = frames / 2;
+    for number in 0..calls {
+        let record = calls::record(u64::try_from(number).unwrap(), u64::try_from(calls).unwrap());
+        let intent = intents::intent(&record);
         journal.append_intent(&intent).unwrap();
         if number >= IN_FLIGHT {
             journal.append_record(record).unwrap();
-            continue;
+        } else {
+            journal.append_progress(&intents::progress(intent.id, intent.started_at, 100)).unwrap();
         }
-        journal.append_progress(&calls::progress(intent.id, intent.started_at, 100)).unwrap();
     }
 }
 

@@ -54,12 +54,23 @@ pub enum ReportError {
     Failed(#[source] Option<LedgerError>),
 }
 
+/// Whether calls are taken.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Readiness {
+    /// Taken and recorded.
+    Ready,
+    /// Taken and not recorded, and why.
+    Unmetered(String),
+    /// Not taken, and why.
+    Unready(String),
+}
+
 /// What the admin tells; the wiring knows how to find it out.
 pub trait Facts: Send + Sync {
     /// The text of `/metrics`.
     fn metrics(&self) -> String;
-    /// Why no call can be taken and recorded now; `None` when one can.
-    fn unready(&self) -> Option<String>;
+    /// Whether calls are taken now, and what is to be said of it.
+    fn readiness(&self) -> Readiness;
     /// A month's report: of the current month, by department and team, unless told otherwise; or why it cannot be had.
     fn report(&self, month: Option<&str>, by: Option<&str>) -> Result<MonthReport, ReportError>;
 }
@@ -181,9 +192,10 @@ async fn answer(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<F
     }
     match route {
         Route::Alive => text(StatusCode::OK, "alive\n".into()),
-        Route::Ready => match shared.facts.unready() {
-            None => text(StatusCode::OK, "ready\n".into()),
-            Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+        Route::Ready => match shared.facts.readiness() {
+            Readiness::Ready => text(StatusCode::OK, "ready\n".into()),
+            Readiness::Unmetered(why) => text(StatusCode::OK, format!("ready, but calls pass unmetered: {why}\n")),
+            Readiness::Unready(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
         },
         Route::Metrics => {
             let mut response = text(StatusCode::OK, shared.facts.metrics());

@@ -5,32 +5,36 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Wake, Waker};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::admin::{self, Admin, Facts, ReportError};
+use crate::admin::{self, Admin, Facts, Readiness, ReportError};
 use crate::attribution::Attribution;
 use crate::attribution::keys::{Key, KeySet};
 use crate::config::{self, Config};
 use crate::journal::{self, Journal, JournalError};
-use crate::ledger::{Applier, Dimension, Ledger, LedgerError};
+use crate::ledger::{Applier, Dimension, Ledger, LedgerError, Place, Retention};
 use crate::meter::{JOBS_KEPT_FOR, JOBS_MAX, Meter, Moment};
 use crate::metrics::{Limits, Metrics, MonthRow};
 use crate::period::Month;
 use crate::pricing::PriceBook;
-use crate::proxy::Proxy;
 use crate::proxy::upstream::{self, Base};
+use crate::proxy::{OnFailure, Proxy, Tls};
 use crate::report::{self, DEFAULT_BY, MonthReport};
 use crate::usage::TokenCounts;
 
 /// How often keys and month gauges are looked after: a key made beside the server works within this time.
 const LOOK_AFTER: Duration = Duration::from_millis(250);
+/// How long a ledger that was moved stays open before it is opened anew: the applier is first to look at what is there.
+const REOPEN_AFTER: Duration = Duration::from_secs(2);
 /// How long a start waits for a journal that another process holds.
 const IN_USE_PATIENCE: Duration = Duration::from_secs(2);
 /// How often it looks again.
@@ -42,35 +46,61 @@ const COUNT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long tasks that were cut may take to let go.
 const CUT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where a configured ledger's files are.
+/// Where what is configured keeps its records.
 #[derive(Clone, Debug)]
 pub struct Places {
     /// The journal's folder.
     pub journal: PathBuf,
-    /// The embedded ledger's file.
-    pub ledger: PathBuf,
+    /// The ledger.
+    pub ledger: Place,
 }
 
 impl Places {
     /// The places of `ledger`.
     pub fn of(ledger: &config::Ledger) -> Self {
-        Self { journal: ledger.directory.join("journal"), ledger: ledger.directory.join("ledger.db") }
+        Self { journal: ledger.directory.join("journal"), ledger: Place::Sqlite(ledger.directory.join("ledger.db")) }
+    }
+
+    /// The ledger; made where nothing was kept here before.
+    pub fn ledger(&self) -> Result<Ledger, LedgerError> {
+        self.ledger.check(&self.journal)?;
+        Ledger::open(&self.ledger)
     }
 }
 
 /// Runs the server until SIGTERM or SIGINT. `listening` is told the addresses once both are bound.
 pub fn serve(config: Config, listening: impl FnOnce(&Addresses)) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    // One thread may be stuck in a `write`: there must be another.
+    let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    // Beside the books: each of them takes as long.
+    let tls = std::thread::Builder::new().name("tls".into()).spawn(Tls::load)?;
     let books = Books::open(&config)?;
+    let tls = tls.join().map_err(|_| anyhow::anyhow!("cannot load the certificate authorities"))??;
+    books.journal.wake_when_stalled(Waker::from(Arc::new(Rouse(runtime.handle().clone()))));
     let stop = watch::Sender::new(false);
     let keys = Arc::new(KeySet::new(config.attribution.keys.clone()));
     let keeper = Keeper::start(&books, Arc::clone(&keys), config.report.zone.clone())?;
-    let served = runtime.block_on(run(config, &books, keys, &stop, listening));
+    let served = runtime.block_on(run(config, &books, &tls, keys, &stop, listening));
     // Calls that outlived the drain end here; each still closes, so the meter must outlive the runtime.
     runtime.shutdown_timeout(CUT_TIMEOUT);
     keeper.stop();
     books.close();
     served
+}
+
+/// Wakes another of the runtime's threads. Of two threads one waits for the network and the other may sleep; if the first
+/// then gets stuck in a task, nobody looks at the network until something wakes the second.
+struct Rouse(Handle);
+
+impl Wake for Rouse {
+    fn wake(self: Arc<Self>) {
+        drop(self.0.spawn(async {}));
+    }
 }
 
 /// Where the server listens, and whom it knows.
@@ -91,6 +121,7 @@ pub struct Addresses {
 async fn run(
     config: Config,
     books: &Books,
+    tls: &Tls,
     keys: Arc<KeySet>,
     stop: &watch::Sender<bool>,
     listening: impl FnOnce(&Addresses),
@@ -100,13 +131,14 @@ async fn run(
     let upstreams = config.upstreams.iter().map(|upstream| upstream.name.to_string()).collect();
     let client_line = client_line(&config.upstreams);
     let attribution = Arc::new(Attribution::new(config.attribution, keys));
-    let proxy_address = config.proxy.listen;
+    let (proxy_address, on_failure) = (config.proxy.listen, config.proxy.on_failure);
     let (meter, metrics) = (Arc::clone(&books.meter), Arc::clone(&books.metrics));
-    let proxy = Proxy::new(config.proxy, config.upstreams, attribution, meter, metrics)?;
+    let proxy = Proxy::new(config.proxy, config.upstreams, attribution, meter, metrics, tls)?;
     let proxy = proxy.listen().await.with_context(|| format!("cannot listen on {proxy_address} (`listen.proxy`)"))?;
     let live = Arc::new(Live {
         books: books.clone(),
         zone: config.report.zone,
+        on_failure,
         is_draining: AtomicBool::new(false),
         told: Mutex::default(),
     });
@@ -169,16 +201,16 @@ struct Books {
 
 impl Books {
     fn open(config: &Config) -> anyhow::Result<Self> {
-        // It takes as long as reading the journal does.
+        // Beside the rest: it takes longer than reading the journal.
         let prices = std::thread::Builder::new().name("prices".into()).spawn(PriceBook::bundled)?;
         let places = Places::of(&config.ledger);
         std::fs::create_dir_all(&config.ledger.directory)
             .with_context(|| format!("cannot make `{}` (`ledger.directory`)", config.ledger.directory.display()))?;
-        let ledger = Ledger::open(&places.ledger)?;
+        // Behind the journal's lock nobody else applies or removes any more, and no other server's ledger is migrated.
+        let lock = lock_journal(&places.journal)?;
+        let ledger = places.ledger()?;
         let seq_floors = ledger.last_seqs()?;
-        let opened = open_journal(&journal_settings(&config.ledger, &places.journal, seq_floors))?;
-        // Behind the journal's lock nobody else applies or removes any more: what another process did before is in the
-        // ledger, and perhaps seen twice, which does no harm.
+        let opened = Journal::open_locked(journal_settings(&config.ledger, &places.journal, seq_floors), lock)?;
         let jobs_since = Moment::now().at.checked_sub(JOBS_KEPT_FOR).unwrap_or(Timestamp::MIN);
         let jobs_seen = ledger.jobs_seen(jobs_since, JOBS_MAX.saturating_mul(2))?;
         drop(ledger);
@@ -200,7 +232,8 @@ impl Books {
             let brought = progress.remove(&intent.id);
             meter.close_orphan(intent, brought, Moment::now());
         }
-        let applier = Applier::start(Arc::clone(&journal), &places.ledger, || {})?;
+        let retention = config.ledger.keep_records.map(|keep| Retention { keep, now: || Moment::now().at });
+        let applier = Applier::start(Arc::clone(&journal), &places.ledger, retention, || {})?;
         Ok(Self { places, journal, metrics, meter, applier: Arc::new(Mutex::new(Some(applier))) })
     }
 
@@ -211,6 +244,7 @@ impl Books {
     /// Counts, records and applies what is left.
     fn close(&self) {
         self.meter.stop(COUNT_PATIENCE);
+        self.meter.keep_gaps();
         let applier = self.applier.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(applier) = applier
             && !applier.stop(APPLY_TIMEOUT)
@@ -221,12 +255,12 @@ impl Books {
 }
 
 /// A reading command holds the journal while it applies it; a server that starts in that moment waits for it.
-fn open_journal(settings: &journal::Settings) -> Result<journal::Opened, JournalError> {
+fn lock_journal(directory: &Path) -> Result<journal::Lock, JournalError> {
     let begun = Moment::now().instant;
     loop {
-        match Journal::open(settings.clone()) {
+        match journal::Lock::of(directory) {
             Err(JournalError::InUse { .. }) if begun.elapsed() < IN_USE_PATIENCE => std::thread::sleep(LOOK_AGAIN),
-            opened => return opened,
+            locked => return locked,
         }
     }
 }
@@ -245,6 +279,7 @@ fn journal_settings(
         directory,
         durability,
         segment_bytes_max: journal::SEGMENT_BYTES_MAX,
+        bytes_max: ledger.journal_bytes_max,
         node: ledger.node.clone(),
         seq_floors,
     }
@@ -254,6 +289,7 @@ fn journal_settings(
 struct Live {
     books: Books,
     zone: TimeZone,
+    on_failure: OnFailure,
     is_draining: AtomicBool,
     /// What the counters of the applier were when they were last told to Prometheus.
     told: Mutex<(u64, u64)>,
@@ -262,7 +298,8 @@ struct Live {
 impl Facts for Live {
     fn metrics(&self) -> String {
         let metrics = &self.books.metrics;
-        metrics.journal_bytes(self.books.journal.bytes());
+        let journal = &self.books.journal;
+        metrics.journal(journal.bytes(), journal.bytes_max(), journal.lasts(), journal.queued());
         let now = self.books.with_applier(|applier| (applier.records_applied(), applier.failures(), applier.lag()));
         if let Some((applied, failures, lag)) = now {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -274,11 +311,15 @@ impl Facts for Live {
         metrics.render()
     }
 
-    fn unready(&self) -> Option<String> {
+    fn readiness(&self) -> Readiness {
         if self.is_draining.load(Ordering::Relaxed) {
-            return Some("told to stop; calls in flight are ending".into());
+            return Readiness::Unready("told to stop; calls in flight are ending".into());
         }
-        self.books.journal.failure()
+        match (self.books.journal.failure(), self.on_failure) {
+            (None, _) => Readiness::Ready,
+            (Some(why), OnFailure::Refuse) => Readiness::Unready(why),
+            (Some(why), OnFailure::Pass) => Readiness::Unmetered(why),
+        }
     }
 
     fn report(&self, month: Option<&str>, by: Option<&str>) -> Result<MonthReport, ReportError> {
@@ -288,7 +329,7 @@ impl Facts for Live {
             None => Month::of(Moment::now().at, &self.zone),
         };
         let by = dimensions(by).map_err(ReportError::Asked)?;
-        let ledger = Ledger::open(&self.books.places.ledger).map_err(failed)?;
+        let ledger = self.books.places.ledger().map_err(failed)?;
         let settings = report::Settings { timezone: self.zone.clone() };
         MonthReport::read(&ledger, month, &settings, &by).map_err(failed)
     }
@@ -317,7 +358,8 @@ impl Keeper {
     /// Loads the keys, then looks after them.
     fn start(books: &Books, keys: Arc<KeySet>, zone: TimeZone) -> anyhow::Result<Self> {
         let mut kept = Kept {
-            ledger: Ledger::open(&books.places.ledger)?,
+            ledger: books.places.ledger()?,
+            misplaced_at: None,
             books: books.clone(),
             keys,
             zone,
@@ -328,7 +370,8 @@ impl Keeper {
         let (stop, stopped) = channel();
         let thread = std::thread::Builder::new().name("keeper".into()).spawn(move || {
             while stopped.recv_timeout(LOOK_AFTER) == Err(RecvTimeoutError::Timeout) {
-                if let Err(error) = kept.load_keys().and_then(|()| kept.show_month()) {
+                kept.books.meter.keep_gaps();
+                if let Err(error) = kept.reopen().and_then(|()| kept.load_keys()).and_then(|()| kept.show_month()) {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
                         "cannot read the ledger; keys and month gauges are old"
@@ -352,6 +395,8 @@ struct Kept {
     books: Books,
     keys: Arc<KeySet>,
     zone: TimeZone,
+    /// Since when the ledger is not the one that is there.
+    misplaced_at: Option<Instant>,
     /// The version of the keys that are known.
     seen: Option<i64>,
     /// The month and the ledger's commits that the gauges show.
@@ -359,6 +404,19 @@ struct Kept {
 }
 
 impl Kept {
+    /// Opens the ledger anew once it was put back. While calls are refused for it, nobody knows what the file there is.
+    fn reopen(&mut self) -> Result<(), LedgerError> {
+        if self.ledger.is_in_place() {
+            self.misplaced_at = None;
+            return Ok(());
+        }
+        let since = *self.misplaced_at.get_or_insert_with(|| Moment::now().instant);
+        if since.elapsed() >= REOPEN_AFTER && self.books.journal.failure().is_none() {
+            self.ledger = self.books.places.ledger()?;
+        }
+        Ok(())
+    }
+
     fn load_keys(&mut self) -> Result<(), LedgerError> {
         let version = self.ledger.keys_version()?;
         if self.seen == Some(version) {

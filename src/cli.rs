@@ -43,8 +43,14 @@ enum Command {
     /// Prices.
     #[command(subcommand)]
     Prices(reading::Prices),
-    /// Derives every bucket again from the records, and checks that none is missing.
+    /// Derives every bucket again from the records, and checks that none is missing or was changed.
     Verify,
+    /// Copies the embedded ledger to a new file, also while the server runs.
+    Backup {
+        /// The file to write; it must not exist.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
     /// Exits 0 when the server answers that it is ready.
     Healthcheck,
 }
@@ -62,6 +68,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Records(records) => with_config(file, false, |config| records.run(&config)),
         Command::Keys(keys) => with_config(file, false, |config| keys.run(&config)),
         Command::Prices(prices) => with_config(file, false, |config| prices.run(&config)),
+        Command::Backup { file: to } => with_config(file, false, |config| reading::back_up(&config, &to)),
         Command::Verify => with_config(file, false, |config| reading::verify(&config)),
         Command::Healthcheck => with_config(file, false, |config| serving::healthcheck(&config)),
     }
@@ -97,6 +104,12 @@ fn print(text: &str) -> anyhow::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),
     }
+}
+
+/// Says `text` beside the output, so that the output is what was asked for and nothing else.
+#[expect(clippy::print_stderr, reason = "a command's output")]
+fn tell(text: &str) {
+    eprintln!("{text}");
 }
 
 /// Starts the log of a command that is not the server: only what went wrong.

@@ -11,6 +11,7 @@ mod upstreams;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 use secrecy::SecretString;
 
@@ -18,8 +19,10 @@ use crate::attribution;
 use crate::config::reader::{Document, Section};
 use crate::config::secrets::Secrets;
 use crate::ids::{DepartmentId, NodeId, TeamId};
+use crate::journal;
+use crate::meter::JOBS_KEPT_FOR;
 use crate::problem::Problem;
-use crate::proxy;
+use crate::proxy::{self, OnFailure};
 use crate::wires::{self, Wire};
 
 /// Everything that is configured.
@@ -59,9 +62,16 @@ pub struct Ledger {
     pub directory: PathBuf,
     /// What a record survives.
     pub durability: Durability,
+    /// Beyond this the journal takes no call until the ledger has taken records.
+    pub journal_bytes_max: u64,
+    /// How long records are kept, beside their sums; `None`: for ever.
+    pub keep_records: Option<SignedDuration>,
     /// This process's name in records; `None`: one is made and kept in the directory.
     pub node: Option<NodeId>,
 }
+
+/// The shortest time that records can be kept: for so long they say which background jobs were counted.
+const KEEP_DAYS_MIN: u64 = JOBS_KEPT_FOR.as_hours().unsigned_abs() / 24;
 
 /// What a record survives.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -180,8 +190,10 @@ fn read_document(
     }
     admin.finish();
 
-    let proxy = read_proxy(&root.section("proxy"), proxy_listen);
-    let ledger = read_ledger(&root.section("ledger"));
+    let section = root.section("ledger");
+    let on_failure = section.choice("on_failure", &[("refuse", OnFailure::Refuse), ("pass", OnFailure::Pass)]);
+    let ledger = read_ledger(&section);
+    let proxy = read_proxy(&root.section("proxy"), proxy_listen, on_failure.unwrap_or_default());
     let report = read_report(&root.section("report"));
     let upstreams = upstreams::read(root, secrets, wires);
     let payers = payers::read(root, is_loopback(proxy_listen));
@@ -198,7 +210,7 @@ fn read_document(
     })
 }
 
-fn read_proxy(section: &Section<'_>, listen: SocketAddr) -> proxy::Settings {
+fn read_proxy(section: &Section<'_>, listen: SocketAddr, on_failure: OnFailure) -> proxy::Settings {
     const KIB: u64 = 1024;
     const MIB: u64 = 1024 * KIB;
     let settings = proxy::Settings {
@@ -213,6 +225,7 @@ fn read_proxy(section: &Section<'_>, listen: SocketAddr) -> proxy::Settings {
         finish_calls_max: section.size("finish_calls_max", 256, 0..=100_000),
         finish_timeout: section.secs("finish_timeout_secs", 60, 1..=3_600),
         finish_bytes_max: section.whole("finish_bytes_max", 64 * MIB, 64 * KIB..=4096 * MIB),
+        on_failure,
     };
     section.finish();
     settings
@@ -228,6 +241,11 @@ fn read_ledger(section: &Section<'_>) -> Ledger {
         durability: section
             .choice("durability", &[("process", Durability::Process), ("power", Durability::Power)])
             .unwrap_or_default(),
+        journal_bytes_max: section.whole("journal_bytes_max", journal::BYTES_MAX, journal::BYTES_MAX_LEAST..=1 << 50),
+        keep_records: section.has("keep_records_days").then(|| {
+            let days = section.whole("keep_records_days", KEEP_DAYS_MIN, KEEP_DAYS_MIN..=36_500);
+            SignedDuration::from_hours(i64::try_from(days).unwrap_or(i64::MAX).saturating_mul(24))
+        }),
         node: section.id("node", NodeId::parse),
     };
     section.finish();

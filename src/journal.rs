@@ -1,15 +1,22 @@
 //! Journal: append-only files of intents and records on this node's disk: what the data path writes.
 //!
-//! In: [`Intent`]s, [`Record`]s, [`Progress`] of open calls. Out: frames in order, to the applier and to who reads a month. An append is one `write`
-//! on the calling task: when it returns, the kernel has it and the death of this process cannot lose it. Nothing on the
-//! appending path waits for a disk, unless [`Journal::synced`] is awaited under [`Durability::Power`].
+//! In: [`Intent`]s, [`Record`]s, [`Progress`] of open calls, [`Gap`]s. Out: frames in order, to the applier and to who
+//! reads a month. An append is one `write` on the calling task: when it returns, the kernel has it and the death of this process cannot lose it.
+//! Where another's `write` is stuck, the frame waits in a queue instead and the caller for [`Journal::synced`]: no thread
+//! that serves calls waits for a disk, but the one that was first.
 
 mod ballast;
+mod bell;
 mod frame;
+mod front;
+mod guard;
+mod queue;
 mod reader;
 mod recover;
+mod runway;
 mod segment;
 mod sync;
+mod ticket;
 mod writer;
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,21 +24,29 @@ use std::fs::{self, File, TryLockError};
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::thread::{self, Thread};
+use std::task::Waker;
 use std::time::Duration;
 
 use crate::ids::{NodeId, RecordId};
-use crate::record::{Intent, JobSeen, Progress, Record};
+use crate::record::{Gap, Intent, JobSeen, Progress, Record};
 
 pub use frame::{Frame, Kind};
-pub use reader::{Limits, Reader};
+pub use reader::{Limits, Reader, nodes};
 
-use writer::Writer;
+use ticket::Ticket;
+use writer::{Writer, Written};
 
 /// Default of [`Settings::segment_bytes_max`].
 pub const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+
+/// Default of [`Settings::bytes_max`].
+pub const BYTES_MAX: u64 = 4 << 30;
+
+/// The least that [`Settings::bytes_max`] may be.
+pub const BYTES_MAX_LEAST: u64 = 1 << 20;
+
+/// So many segments at least make a full journal: what is applied is deleted by whole segments.
+const SEGMENTS_LEAST: u64 = 8;
 
 /// Where the journal is and how lasting. `config` fills it.
 #[derive(Clone, Debug)]
@@ -42,6 +57,9 @@ pub struct Settings {
     pub durability: Durability,
     /// A segment that would grow past this is followed by the next.
     pub segment_bytes_max: u64,
+    /// A journal that would grow past this refuses intents until the ledger has taken some of it. Records of calls in
+    /// flight are still taken.
+    pub bytes_max: u64,
     /// This process's name in records; `None`: the one the journal began with, else a random one.
     pub node: Option<NodeId>,
     /// The last seq of each node that the ledger holds. A journal that lost its end with the machine's power, or was
@@ -73,9 +91,36 @@ impl Position {
     pub const START: Self = Self { segment: 0, offset: 0 };
 }
 
-/// A frame was appended. Says where it ends.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Appended(Position);
+/// A frame was appended, or waits for a disk that takes its time.
+#[derive(Debug)]
+pub struct Appended(At);
+
+#[derive(Debug)]
+enum At {
+    /// The kernel has it.
+    Written(Written),
+    Waiting(Arc<Ticket>),
+}
+
+impl At {
+    /// Blocks until the kernel has it.
+    fn wait(self) -> Result<Written, JournalError> {
+        match self {
+            Self::Written(written) => Ok(written),
+            Self::Waiting(ticket) => ticket.wait(),
+        }
+    }
+}
+
+impl Appended {
+    /// Calls `then` with whether the frame was written, as soon as that is known: at once, or on the journal's thread.
+    pub fn then(&self, then: impl FnOnce(bool) + Send + 'static) {
+        match &self.0 {
+            At::Written(_) => then(true),
+            At::Waiting(ticket) => ticket.then(then),
+        }
+    }
+}
 
 /// Why the journal cannot be opened, read or appended to.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +142,10 @@ pub enum JournalError {
         directory: PathBuf,
     },
     /// Bytes that were written whole cannot be read back.
-    #[error("journal file `{}` is broken at byte {offset}: {what}", path.display())]
+    #[error(
+        "journal file `{}` is broken at byte {offset}: {what}; put a whole copy in its place, or move it away to go on without what the ledger does not hold of it",
+        path.display()
+    )]
     Broken {
         /// The segment.
         path: PathBuf,
@@ -159,23 +207,22 @@ pub struct Journal {
     node: NodeId,
     durability: Durability,
     writer: Arc<Writer>,
+    /// Ends before the next, which syncs what this one wrote.
+    _writing: queue::Thread,
     syncing: sync::Thread,
-    reader_waits: AtomicBool,
-    waiting_reader: Mutex<Option<Thread>>,
-    _lock: Lock,
 }
 
 impl Journal {
     /// Opens or begins the journal of `settings.directory`, cuts off a torn tail, and starts a new segment: a position
     /// that was handed out before never comes to mean something else.
     pub fn open(settings: Settings) -> Result<Opened, JournalError> {
-        let Settings { directory, durability, segment_bytes_max, node, seq_floors } = settings;
-        fs::create_dir_all(&directory).map_err(|source| JournalError::Io {
-            what: "make",
-            path: directory.clone(),
-            source,
-        })?;
-        let lock = Lock::take(&directory)?.ok_or_else(|| JournalError::InUse { directory: directory.clone() })?;
+        let lock = Lock::of(&settings.directory)?;
+        Self::open_locked(settings, lock)
+    }
+
+    /// The same for who has taken the folder's lock already.
+    pub fn open_locked(settings: Settings, lock: Lock) -> Result<Opened, JournalError> {
+        let Settings { directory, durability, segment_bytes_max, bytes_max, node, seq_floors } = settings;
         let mut found = recover::recover(&directory)?;
         let node = match node.or_else(|| found.node.take()) {
             Some(node) => node,
@@ -190,17 +237,18 @@ impl Journal {
             .filter(|(node, seq, _)| seq_floors.get(node).is_none_or(|applied| seq > applied))
             .map(|(.., seen)| seen)
             .collect();
-        let writer = Arc::new(Writer::begin(directory, node.clone(), segment_bytes_max, next_seq, found)?);
-        let syncing = sync::Thread::start(Arc::clone(&writer), durability)?;
-        let journal = Self {
-            node,
-            durability,
-            writer,
-            syncing,
-            reader_waits: AtomicBool::new(false),
-            waiting_reader: Mutex::new(None),
-            _lock: lock,
+        let settings = writer::Settings {
+            directory,
+            node: node.clone(),
+            segment_bytes_max: segment_bytes_max.min(bytes_max / SEGMENTS_LEAST),
+            bytes_max,
+            next_seq,
         };
+        let writer = Arc::new(Writer::begin(settings, found)?);
+        let writing = queue::Thread::start(&writer)?;
+        let guard = guard::Guard::new(writer.directory(), lock)?;
+        let syncing = sync::Thread::start(Arc::clone(&writer), guard, durability)?;
+        let journal = Self { node, durability, writer, _writing: writing, syncing };
         Ok(Opened { journal, open_intents, progress, jobs_seen })
     }
 
@@ -209,31 +257,26 @@ impl Journal {
         &self.node
     }
 
-    /// A call is about to reach an upstream. An error means that it must not: its record could not be kept.
-    pub fn append_intent(&self, intent: &Intent) -> Result<Appended, JournalError> {
-        let mut buffer = frame::encode(intent)?;
-        let appended = self.writer.append_intent(intent.id, &mut buffer)?;
-        self.wake_reader();
-        Ok(appended)
+    /// A call is about to reach an upstream. An error means that it must not: its record could not be kept. Never waits for
+    /// another's `write`: what is returned may have to be [awaited](Self::synced).
+    pub fn submit_intent(&self, intent: &Intent) -> Result<Appended, JournalError> {
+        self.writer.append(Kind::Intent, intent.id, frame::encode(intent)?).map(Appended)
     }
 
     /// An open call has brought this so far. Nothing is written of one that is over: its record says more. For threads
-    /// that serve no call.
+    /// that serve no call: blocks until the kernel has it.
     pub fn append_progress(&self, progress: &Progress) -> Result<(), JournalError> {
-        let mut buffer = frame::encode(progress)?;
-        if self.writer.append_progress(progress.id, &mut buffer)?.is_some() {
-            self.wake_reader();
-        }
-        Ok(())
+        self.writer.append_progress(progress.id, &mut frame::encode(progress)?)
     }
 
     /// A call is over. Gives the record its node and seq, and cuts its instants to the microsecond, which is what the
-    /// ledger keeps; the record that comes back is the one that everybody else must use.
-    pub fn append_record(&self, mut record: Record) -> Result<(Appended, Record), JournalError> {
+    /// ledger keeps; the record that comes back is the one that everybody else must use. Never waits for another's
+    /// `write`: where the record has to, its seq is still 0.
+    pub fn submit_record(&self, mut record: Record) -> Result<(Appended, Record), JournalError> {
         record.node = self.node.clone();
         record.started_at = to_the_microsecond(record.started_at);
         record.ended_at = to_the_microsecond(record.ended_at);
-        // Outside the lock, where the seq is not known yet: the frame's own is what counts when it is read.
+        // The seq is not known before the write: the frame's own is what counts when it is read.
         record.seq = 0;
         let mut buffer = frame::encode(&record)?;
         if buffer.len() > frame::PAYLOAD_BYTES_MAX {
@@ -241,25 +284,52 @@ impl Journal {
             record.usage_raw = None;
             buffer = frame::encode(&record)?;
         }
-        let (appended, seq) = self.writer.append_record(record.id, &mut buffer)?;
-        record.seq = seq;
-        self.wake_reader();
-        Ok((appended, record))
+        let at = self.writer.append(Kind::Record, record.id, buffer)?;
+        if let At::Written(written) = &at {
+            record.seq = written.seq;
+        }
+        Ok((Appended(at), record))
     }
 
-    /// Whether an append is all that durability asks for: then there is nothing to wait for.
-    pub fn is_synced_on_append(&self) -> bool {
-        self.durability == Durability::Process
+    /// Calls passed unmetered while no intent was taken. Blocks until the kernel has it.
+    pub fn append_gap(&self, gap: &Gap) -> Result<Appended, JournalError> {
+        self.writer.append_gap(&mut frame::encode(gap)?).map(|written| Appended(At::Written(written)))
     }
 
-    /// Waits until what was appended is as lasting as the durability says: at once for `process`, with the next group
-    /// fsync for `power`. A failed fsync is an error for ever after: the kernel forgets what it could not write, so a
-    /// second try that succeeds proves nothing.
+    /// [Submits](Self::submit_intent) an intent and blocks until the kernel has it: for threads that may.
+    pub fn append_intent(&self, intent: &Intent) -> Result<Appended, JournalError> {
+        let Appended(at) = self.submit_intent(intent)?;
+        Ok(Appended(At::Written(at.wait()?)))
+    }
+
+    /// [Submits](Self::submit_record) a record and blocks until the kernel has it: for threads that may.
+    pub fn append_record(&self, record: Record) -> Result<(Appended, Record), JournalError> {
+        let (Appended(at), mut record) = self.submit_record(record)?;
+        let written = at.wait()?;
+        record.seq = written.seq;
+        Ok((Appended(At::Written(written)), record))
+    }
+
+    /// Whether what was appended is as lasting as the durability asks: then there is nothing to wait for.
+    pub fn is_synced(&self, appended: &Appended) -> bool {
+        self.durability == Durability::Process && matches!(appended.0, At::Written(_))
+    }
+
+    /// Waits until what was appended is as lasting as the durability says: for `process`, until the kernel has it, which
+    /// is at once unless the disk is stuck; for `power` also for the next group fsync. A failed fsync is an error for ever
+    /// after: the kernel forgets what it could not write, so a second try that succeeds proves nothing.
     pub fn synced(
         self: &Arc<Self>,
         appended: Appended,
     ) -> impl Future<Output = Result<(), JournalError>> + Send + 'static + use<> {
-        sync::Synced::new((!self.is_synced_on_append()).then(|| self.syncing.shared()), appended.0)
+        sync::Synced::new((self.durability == Durability::Power).then(|| self.syncing.shared()), appended)
+    }
+
+    /// Has `waker` woken, every now and then, for as long as a `write` keeps the thread of its caller.
+    pub fn wake_when_stalled(&self, waker: Waker) {
+        if self.writer.stalled.set(waker).is_err() {
+            tracing::debug!("somebody is woken already when the journal stalls");
+        }
     }
 
     /// The position after the last frame.
@@ -272,9 +342,41 @@ impl Journal {
         self.syncing.failure().or_else(|| self.writer.failure())
     }
 
+    /// Takes no call while there is an objection, such as a ledger that cannot be what it was. What is in flight is
+    /// recorded all the same.
+    pub fn object(&self, why: Option<String>) {
+        self.writer.object(why);
+    }
+
+    /// Whether the disk is full and calls are in flight: what space is left, the ballast's, is for their records.
+    pub fn needs_all_space(&self) -> bool {
+        self.writer.needs_all_space()
+    }
+
     /// Bytes on disk, ballast aside.
     pub fn bytes(&self) -> u64 {
-        self.writer.bytes()
+        self.writer.front.bytes()
+    }
+
+    /// Beyond so many no call is taken.
+    pub fn bytes_max(&self) -> u64 {
+        self.writer.front.bytes_max()
+    }
+
+    /// How long until it is full if the ledger takes nothing and calls go on as in the last minutes. `None` while there
+    /// are none.
+    pub fn lasts(&self) -> Option<Duration> {
+        self.syncing.append_rate()?.lasts(self.bytes_max().saturating_sub(self.bytes()))
+    }
+
+    /// Frames that wait for a disk that takes its time.
+    pub fn queued(&self) -> usize {
+        self.writer.front.queued()
+    }
+
+    /// Blocks the calling thread until nothing waits for the disk, for at most `timeout`.
+    pub fn drain(&self, timeout: Duration) {
+        self.writer.front.drain(timeout);
     }
 
     /// Where the files are.
@@ -285,13 +387,8 @@ impl Journal {
     /// Blocks the calling thread until something is appended after `seen`, somebody unparks it, or `timeout` passes.
     /// For one reader: the applier.
     pub fn wait_for_append(&self, seen: Position, timeout: Duration) {
-        *self.waiting_reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
-        self.reader_waits.store(true, Ordering::SeqCst);
-        // Asked after the flag is up: an append that this look misses sees the flag.
-        if self.end() <= seen {
-            thread::park_timeout(timeout);
-        }
-        self.reader_waits.store(false, Ordering::SeqCst);
+        // Asked once the bell would be heard: an append that this look misses rings it.
+        self.writer.front.bell.wait(timeout, || self.end() <= seen);
     }
 
     /// Deletes the segments that end before `up_to`, oldest first, and stops at the first that holds the intent of a
@@ -299,32 +396,29 @@ impl Journal {
     pub fn remove_applied(&self, up_to: Position) -> Result<(), JournalError> {
         self.writer.remove_before(up_to.segment)
     }
-
-    fn wake_reader(&self) {
-        // A plain load first: under load nobody sleeps, and the line stays shared.
-        if self.reader_waits.load(Ordering::SeqCst)
-            && self.reader_waits.swap(false, Ordering::SeqCst)
-            && let Some(reader) = &*self.waiting_reader.lock().unwrap_or_else(PoisonError::into_inner)
-        {
-            reader.unpark();
-        }
-    }
 }
 
 /// The right to change a journal's files, held by one process at a time.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
+    /// Makes the journal's folder where there is none, and takes its lock. An error where another process has it.
+    pub fn of(directory: &Path) -> Result<Self, JournalError> {
+        let failed = |source| JournalError::Io { what: "make", path: directory.to_owned(), source };
+        fs::create_dir_all(directory).map_err(failed)?;
+        Self::take(directory)?.ok_or_else(|| JournalError::InUse { directory: directory.to_owned() })
+    }
+
     /// Takes it; `None` where another process has it.
     pub fn take(directory: &Path) -> Result<Option<Self>, JournalError> {
         let path = directory.join("lock");
         let failed = |source| JournalError::Io { what: "lock", path: path.clone(), source };
         let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(failed(error)),
         }
@@ -334,6 +428,17 @@ impl Lock {
     pub fn cut_torn_tail(&self, directory: &Path) -> Result<(), JournalError> {
         recover::recover(directory).map(drop)
     }
+}
+
+/// The error with all its causes.
+pub(crate) fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 fn to_the_microsecond(at: jiff::Timestamp) -> jiff::Timestamp {

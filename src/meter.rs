@@ -5,6 +5,7 @@
 //! order, not rules: prices, counts and files are made elsewhere. It owns the clock.
 
 mod counting;
+mod gaps;
 mod jobs;
 mod progress;
 mod settlement;
@@ -28,6 +29,7 @@ use crate::wires::{Consumption, Observer, Wire};
 pub use jobs::{JOBS_KEPT_FOR, JOBS_MAX};
 
 use counting::Counting;
+use gaps::Gaps;
 use jobs::Jobs;
 use settlement::{Draft, Settlement};
 
@@ -37,6 +39,7 @@ pub struct Meter {
     books: Bookkeeping,
     counting: Counting,
     jobs: Jobs,
+    gaps: Gaps,
 }
 
 /// What turns a finished draft into a fact: shared by the data path and the counting thread.
@@ -93,8 +96,8 @@ pub struct Ending {
 pub struct OpenCall {
     meter: Arc<Meter>,
     draft: Option<Draft>,
-    /// Counts it as in flight for as long as it lives.
-    _inflight: Inflight,
+    /// Counts it as in flight for as long as it lives; `None`: it passes unmetered.
+    _inflight: Option<Inflight>,
 }
 
 impl Meter {
@@ -102,7 +105,7 @@ impl Meter {
     pub fn start(journal: Arc<Journal>, prices: Arc<PriceBook>, metrics: Arc<Metrics>) -> std::io::Result<Arc<Self>> {
         let books = Bookkeeping { journal, prices, metrics };
         let counting = Counting::start(books.clone())?;
-        Ok(Arc::new(Self { books, counting, jobs: Jobs::new(JOBS_MAX) }))
+        Ok(Arc::new(Self { books, counting, jobs: Jobs::new(JOBS_MAX), gaps: Gaps::default() }))
     }
 
     /// Learns what the records of earlier processes say of jobs, in their order. Before the first call.
@@ -119,12 +122,27 @@ impl Meter {
         consumption: Consumption,
     ) -> Result<(OpenCall, Appended), JournalError> {
         let appending = Instant::now();
-        let appended = self.books.journal.append_intent(&intent);
-        self.books.metrics.journal_append_seconds(appending.elapsed().as_secs_f64());
+        let appended = self.books.journal.submit_intent(&intent);
         let appended = appended.inspect_err(|_| self.books.metrics.journal_failed())?;
+        let metrics = Arc::clone(&self.books.metrics);
+        appended.then(move |is_written| metrics.journal_appended(appending.elapsed(), is_written));
         let draft = Draft::new(began, intent, wire, consumption);
-        let inflight = self.books.metrics.inflight();
+        let inflight = Some(self.books.metrics.inflight());
         Ok((OpenCall { meter: Arc::clone(self), draft: Some(draft), _inflight: inflight }, appended))
+    }
+
+    /// A call that is made although the journal did not take its intent: it has no record, it is only counted.
+    pub fn open_unmetered(self: &Arc<Self>, intent: &Intent) -> OpenCall {
+        self.books.metrics.unmetered(&intent.team, &intent.upstream);
+        self.gaps.count(intent.started_at);
+        OpenCall { meter: Arc::clone(self), draft: None, _inflight: None }
+    }
+
+    /// Puts into the journal how many calls passed unmetered, once it takes frames again. Cheap where there were none.
+    pub fn keep_gaps(&self) {
+        if let Err(error) = self.gaps.keep(&self.books.journal) {
+            tracing::debug!(error = &error as &dyn std::error::Error, "the journal does not take a gap yet");
+        }
     }
 
     /// Turns an intent that a dead process left behind, and what its call had brought as far as that was noted, into an
@@ -141,9 +159,11 @@ impl Meter {
         &self.books.journal
     }
 
-    /// Counts what is still to count, for at most `patience` by tokens and then by length, and stops the counting thread.
+    /// Counts what is still to count, for at most `patience` by tokens and then by length, stops the counting thread, and
+    /// waits as long at most for what still waits for the disk.
     pub fn stop(&self, patience: Duration) {
         self.counting.stop(patience);
+        self.books.journal.drain(patience);
     }
 }
 
@@ -168,16 +188,21 @@ impl Bookkeeping {
             }
         }
         let appending = Instant::now();
-        let appended = self.journal.append_record(record);
-        self.metrics.journal_append_seconds(appending.elapsed().as_secs_f64());
+        let appended = self.journal.submit_record(record);
         let (appended, record) = appended.inspect_err(|_| self.metrics.journal_failed())?;
-        self.metrics.record(&record);
+        let metrics = Arc::clone(&self.metrics);
+        appended.then(move |is_written| {
+            metrics.journal_appended(appending.elapsed(), is_written);
+            if is_written {
+                metrics.record(&record);
+            }
+        });
         Ok(appended)
     }
 }
 
 impl OpenCall {
-    /// The record's id, which the client is told.
+    /// The record's id, which the client is told; `None` of a call that passes unmetered.
     pub fn id(&self) -> Option<RecordId> {
         self.draft.as_ref().map(|draft| draft.intent.id)
     }
@@ -252,7 +277,7 @@ impl OpenCall {
     /// intent from being deleted; renewed now and then, it holds back little.
     pub fn renew(&self) {
         let Some(draft) = &self.draft else { return };
-        if let Err(error) = self.meter.books.journal.append_intent(&draft.intent) {
+        if let Err(error) = self.meter.books.journal.submit_intent(&draft.intent) {
             self.meter.books.metrics.journal_failed();
             tracing::warn!(error = &error as &dyn std::error::Error, "a long call's intent could not be renewed");
         }
@@ -273,10 +298,20 @@ impl OpenCall {
 
     fn settle(&mut self, outcome: Outcome, ending: Ending) -> Option<Appended> {
         let draft = self.draft.take()?;
-        let Meter { books, counting, jobs } = &*self.meter;
+        let Meter { books, counting, jobs, .. } = &*self.meter;
         match settlement::settle(draft, outcome, ending, Moment::now(), jobs) {
             Settlement::Record(record, mark) => match books.commit(*record) {
-                Ok(appended) => Some(appended),
+                Ok(appended) => {
+                    if let Some(mark) = mark {
+                        let meter = Arc::clone(&self.meter);
+                        appended.then(move |is_written| {
+                            if !is_written {
+                                meter.jobs.take_back(mark);
+                            }
+                        });
+                    }
+                    Some(appended)
+                }
                 Err(error) => {
                     if let Some(mark) = mark {
                         jobs.take_back(mark);

@@ -10,6 +10,7 @@ mod labels;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -17,7 +18,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::ids::{DepartmentId, TeamId};
+use crate::ids::{DepartmentId, TeamId, UpstreamName};
 use crate::metrics::bounds::Bounds;
 pub use crate::metrics::bounds::Limits;
 use crate::metrics::labels::{Cache, Key, Labels};
@@ -87,6 +88,8 @@ families! {
     inflight_requests: IntGauge;
     /// Requests that tokenmeter itself refused: they reached no provider and make no record.
     refused_total: IntCounterVec by ["reason"];
+    /// Calls that passed without a record, since the journal could not take them and `on_failure` is `pass`.
+    unmetered_requests_total: IntCounterVec by ["team", "upstream"];
     /// Answers in which a provider contradicted itself.
     anomalies_total: IntCounterVec by ["anomaly"];
     /// Tokens of the current month of the report's time zone, from the ledger: exact across restarts.
@@ -95,6 +98,12 @@ families! {
     month_cost_usd: GaugeVec by ["department", "team"];
     /// Bytes of the journal on disk.
     journal_bytes: IntGauge;
+    /// Bytes beyond which the journal takes no calls: `ledger.journal_bytes_max`.
+    journal_bytes_max: IntGauge;
+    /// How long until the journal is full if the ledger takes nothing, at the rate of the last five minutes; +Inf while nothing is appended.
+    journal_seconds_left: Gauge;
+    /// Intents and records that wait because the disk does not take the journal's writes.
+    journal_queued_frames: IntGauge;
     /// Time of one append to the journal.
     journal_append_seconds: Histogram in OWN_SECONDS;
     /// Appends to the journal that failed.
@@ -199,6 +208,12 @@ impl Metrics {
         self.families.refused_total.with_label_values(&[reason]).inc();
     }
 
+    /// A call passes without a record.
+    pub fn unmetered(&self, team: &TeamId, upstream: &UpstreamName) {
+        let (team, upstream) = (self.bounds.team(team.as_str()).0, self.bounds.upstream(upstream.as_str()).0);
+        self.families.unmetered_requests_total.with_label_values(&[team, upstream]).inc();
+    }
+
     /// What tokenmeter itself added to a call before sending it on.
     pub fn overhead_seconds(&self, seconds: f64) {
         self.families.overhead_seconds.observe(seconds);
@@ -241,14 +256,23 @@ impl Metrics {
         *shown = sums.into_keys().collect();
     }
 
-    /// The journal takes `bytes` on disk.
-    pub fn journal_bytes(&self, bytes: u64) {
-        self.families.journal_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    /// The journal takes `bytes` on disk of at most `bytes_max`, which it will in the time that it `lasts`; so many frames
+    /// wait for the disk.
+    pub fn journal(&self, bytes: u64, bytes_max: u64, lasts: Option<Duration>, queued: usize) {
+        let Families { journal_bytes, journal_bytes_max, journal_seconds_left, journal_queued_frames, .. } =
+            &self.families;
+        journal_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        journal_bytes_max.set(i64::try_from(bytes_max).unwrap_or(i64::MAX));
+        journal_seconds_left.set(lasts.map_or(f64::INFINITY, |lasts| lasts.as_secs_f64()));
+        journal_queued_frames.set(i64::try_from(queued).unwrap_or(i64::MAX));
     }
 
-    /// An append to the journal took `seconds`.
-    pub fn journal_append_seconds(&self, seconds: f64) {
-        self.families.journal_append_seconds.observe(seconds);
+    /// An append to the journal took so long until the kernel had it, or it failed after all.
+    pub fn journal_appended(&self, after: Duration, is_written: bool) {
+        self.families.journal_append_seconds.observe(after.as_secs_f64());
+        if !is_written {
+            self.journal_failed();
+        }
     }
 
     /// An append to the journal failed.

@@ -193,11 +193,77 @@ pub struct Record {
 }
 
 impl Record {
+    /// The record as a ledger keeps it and gives it back, so that its hash is the same wherever it is taken: counts up
+    /// to 2⁶³ - 1 (no call is so large, and the record says that it is invalid), no NUL in texts, which `PostgreSQL`
+    /// cannot hold, instants to the microsecond.
+    #[must_use]
+    pub fn into_kept(mut self) -> Self {
+        self.started_at = to_microsecond(self.started_at);
+        self.ended_at = to_microsecond(self.ended_at);
+        self.tags = self.tags.into_iter().map(|(name, value)| (without_nul(name), without_nul(value))).collect();
+        self.units = self.units.into_iter().map(|(name, count)| (without_nul(name), kept_count(count))).collect();
+        let tokens = &mut self.tokens;
+        let counts = [
+            &mut tokens.input,
+            &mut tokens.cache_read,
+            &mut tokens.cache_write,
+            &mut tokens.output,
+            &mut tokens.reasoning,
+            &mut tokens.cache_write_1h,
+            &mut tokens.audio_input,
+            &mut tokens.audio_output,
+            &mut tokens.image_input,
+            &mut tokens.image_output,
+            &mut self.delivered_output,
+            &mut self.time_to_first_byte_ms,
+        ];
+        for count in counts {
+            *count = count.map(kept_count);
+        }
+        self.duration_ms = kept_count(self.duration_ms);
+        if let Some(estimate) = &mut self.estimate {
+            estimate.method = without_nul(std::mem::take(&mut estimate.method));
+            for count in [&mut estimate.low, &mut estimate.high, &mut estimate.observations] {
+                *count = kept_count(*count);
+            }
+        }
+        self.wire = without_nul(self.wire);
+        let texts =
+            [&mut self.model_requested, &mut self.model, &mut self.job, &mut self.service_tier, &mut self.price];
+        for text in texts {
+            *text = text.take().map(without_nul);
+        }
+        self
+    }
+
     /// What the record says of a job; `None` where it says of none.
     pub fn job_seen(&self) -> Option<JobSeen> {
         let (provider, provenance) = (self.provider.clone(), self.provenance);
         self.job.clone().map(|job| JobSeen { provider, job, provenance })
     }
+}
+
+fn kept_count(count: u64) -> u64 {
+    count.min(i64::MAX.unsigned_abs())
+}
+
+fn without_nul(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
+}
+
+fn to_microsecond(at: jiff::Timestamp) -> jiff::Timestamp {
+    jiff::Timestamp::from_microsecond(at.as_microsecond()).unwrap_or(at)
+}
+
+/// Calls that passed unmetered, since the journal could not record: their number is all that is known of them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Gap {
+    /// When the first of them began.
+    pub from: jiff::Timestamp,
+    /// When the last of them began.
+    pub to: jiff::Timestamp,
+    /// How many there were.
+    pub requests: u64,
 }
 
 /// What an open call has brought so far, noted about once a second: all that is known of the answer of a call whose

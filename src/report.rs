@@ -36,6 +36,8 @@ pub struct MonthReport {
     pub rows: Vec<Row>,
     /// The sum of the rows.
     pub total: Counts,
+    /// Calls that passed without a record: they are in no row.
+    pub unmetered_requests: u64,
 }
 
 impl MonthReport {
@@ -43,17 +45,18 @@ impl MonthReport {
     pub fn read(ledger: &Ledger, month: Month, settings: &Settings, by: &[Dimension]) -> Result<Self, LedgerError> {
         let (first, end) = month.buckets(&settings.timezone);
         let rows = ledger.month_rows(first, end, by)?;
-        Ok(Self::of(month, settings, by, rows))
+        let unmetered_requests = ledger.unmetered_requests(first, end)?;
+        Ok(Self { unmetered_requests, ..Self::of(month, settings, by, rows) })
     }
 
-    /// The report that `rows` make.
+    /// The report that `rows` make, where no call passed unmetered.
     pub fn of(month: Month, settings: &Settings, by: &[Dimension], rows: Vec<Row>) -> Self {
         let mut total = Counts::default();
         for row in &rows {
             total += row.counts;
         }
         let timezone = settings.timezone.iana_name().unwrap_or("UTC").to_owned();
-        Self { month, timezone, by: by.to_vec(), rows, total }
+        Self { month, timezone, by: by.to_vec(), rows, total, unmetered_requests: 0 }
     }
 
     /// The sum of the rows that nobody is known to pay for; `None` where the report is broken down by neither team

@@ -2,6 +2,7 @@
 
 use crate::ledger::{Counts, Dimension};
 use crate::report::figures::{cost_digits, dollars, grouped, percent};
+use crate::report::table::unmetered;
 use crate::report::{MonthReport, cost_nanousd};
 
 const STYLE: &str = "
@@ -56,7 +57,7 @@ pub(super) fn render(report: &MonthReport) -> String {
 <tfoot><tr>{total_texts}{total_numbers}</tr></tfoot>
 </table>
 </div>
-<p class=\"note\">Reported: the share of tokens that are the provider's own numbers. {unpriced} tokens have no price; {unknown} calls may have cost something that nobody could read.</p>
+<p class=\"note\">Reported: the share of tokens that are the provider's own numbers. {unpriced} tokens have no price; {unknown} calls may have cost something that nobody could read.{unmetered}</p>
 </body>
 </html>
 ",
@@ -67,6 +68,10 @@ pub(super) fn render(report: &MonthReport) -> String {
         total_numbers = numbers(total, digits),
         unpriced = grouped(total.unpriced_tokens),
         unknown = grouped(total.unknown_requests),
+        unmetered = match report.unmetered_requests {
+            0 => String::new(),
+            requests => format!(" {}", unmetered(requests)),
+        },
     )
 }
 

@@ -49,7 +49,7 @@ fn open(config: &Config) -> anyhow::Result<Ledger> {
     let directory = &config.ledger.directory;
     std::fs::create_dir_all(directory)
         .with_context(|| format!("cannot make `{}` (`ledger.directory`)", directory.display()))?;
-    Ok(Ledger::open(&Places::of(&config.ledger).ledger)?)
+    Ok(Places::of(&config.ledger).ledger()?)
 }
 
 fn new(config: &Config, team: &str, app: Option<&str>) -> anyhow::Result<ExitCode> {
@@ -69,13 +69,8 @@ fn new(config: &Config, team: &str, app: Option<&str>) -> anyhow::Result<ExitCod
     let key = Key { id: key_id(&sha256), sha256, team, app, created_at: Moment::now().at, revoked_at: None };
     open(config)?.insert_key(&key)?;
     super::print(&format!("{}\n", secret.expose_secret()))?;
-    tell(&format!("key {} of team {}; it is not shown again", key.id, key.team));
+    super::tell(&format!("key {} of team {}; it is not shown again", key.id, key.team));
     Ok(ExitCode::SUCCESS)
-}
-
-#[expect(clippy::print_stderr, reason = "beside the output, so that the output is the key alone")]
-fn tell(text: &str) {
-    eprintln!("{text}");
 }
 
 fn list(config: &Config) -> anyhow::Result<ExitCode> {
@@ -85,8 +80,8 @@ fn list(config: &Config) -> anyhow::Result<ExitCode> {
         rows.push([key.id.to_string(), key.team.to_string(), app, String::new(), String::new(), "config".into()]);
     }
     let places = Places::of(&config.ledger);
-    let of_ledger = if places.ledger.exists() { Ledger::open(&places.ledger)?.keys()? } else { Vec::new() };
-    for key in of_ledger {
+    places.ledger.check(&places.journal)?;
+    for key in if places.ledger.exists() { places.ledger()?.keys()? } else { Vec::new() } {
         let app = key.app.as_ref().map(AppId::to_string).unwrap_or_default();
         let revoked = key.revoked_at.map(|at| at.to_string()).unwrap_or_default();
         rows.push([

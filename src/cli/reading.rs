@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use crate::app::{self, Places};
 use crate::config::Config;
 use crate::ids::TeamId;
-use crate::ledger::{Cursor, Filter, Ledger, catch_up};
+use crate::ledger::{ChainEnd, Cursor, Filter, Ledger, LedgerError, catch_up};
 use crate::meter::Moment;
 use crate::period::Month;
 use crate::pricing::PriceBook;
@@ -66,7 +66,13 @@ impl Report {
         let mut text = Vec::new();
         match self.format {
             ReportFormat::Table => text.extend_from_slice(report::table::text(&report).as_bytes()),
-            ReportFormat::Csv => report::csv::write(&report, &mut text)?,
+            ReportFormat::Csv => {
+                // Rows and their total have no place for calls that are in no row.
+                if report.unmetered_requests > 0 {
+                    super::tell(&report::table::unmetered(report.unmetered_requests));
+                }
+                report::csv::write(&report, &mut text)?;
+            }
             ReportFormat::Json => text.extend_from_slice(report::json::text(&report)?.as_bytes()),
         }
         match &self.out {
@@ -113,6 +119,11 @@ impl Records {
         let ledger = up_to_date(config)?;
         let team = self.team.as_deref().map(TeamId::parse).transpose().context("`--team` is not a team id")?;
         let filter = Filter { from: self.from, to: self.to, team, ..Filter::default() };
+        if let Some(before) = ledger.removed_before()?
+            && filter.from.is_none_or(|from| from < before)
+        {
+            tell_removed(before);
+        }
         let written = match &self.out {
             Some(path) => {
                 let file = File::create(path).with_context(|| format!("cannot write `{}`", path.display()))?;
@@ -146,6 +157,11 @@ impl Records {
         }
         Ok(out.flush()?)
     }
+}
+
+#[expect(clippy::print_stderr, reason = "a command's output")]
+fn tell_removed(before: Timestamp) {
+    eprintln!("records before {before} were removed (`ledger.keep_records_days`); reports still have their sums");
 }
 
 /// `prices …`.
@@ -194,17 +210,44 @@ pub(super) fn verify(config: &Config) -> anyhow::Result<ExitCode> {
                 "the ledger adds up: {} records, {} tokens, {} buckets, no gap in any node's order\n",
                 verified.records, verified.tokens, verified.buckets
             ))?;
+            if let Some(before) = verified.removed_before {
+                super::print(&format!("records before {before} were removed, their sums are kept\n"))?;
+            }
+            tell_ends(&verified.ends)?;
             Ok(ExitCode::SUCCESS)
         }
         Err(difference) => Err(anyhow!("the ledger does not add up: {difference}")),
     }
 }
 
+/// How far each node's records go, and the value that stands for them: to be noted where nobody can change it.
+fn tell_ends(ends: &[ChainEnd]) -> anyhow::Result<()> {
+    for ChainEnd { node, seq, link } in ends {
+        super::print(&format!("node {node}: up to record {seq}, chain {link}\n"))?;
+    }
+    Ok(())
+}
+
+/// `backup`.
+pub(super) fn back_up(config: &Config, to: &Path) -> anyhow::Result<ExitCode> {
+    super::log_quietly();
+    let places = Places::of(&config.ledger);
+    match catch_up(&places.journal, &places.ledger, CATCH_UP_WAIT) {
+        // What the server has not applied yet is in its journal, and goes on from what is copied.
+        Ok(()) | Err(LedgerError::Behind { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let ends = Ledger::open(&places.ledger)?.back_up(to)?;
+    super::print(&format!("the ledger is copied to {}\n", to.display()))?;
+    tell_ends(&ends)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// The ledger with everything that the journal holds now.
 fn up_to_date(config: &Config) -> anyhow::Result<Ledger> {
     let places = Places::of(&config.ledger);
     catch_up(&places.journal, &places.ledger, CATCH_UP_WAIT)?;
-    Ok(Ledger::open(&places.ledger)?)
+    Ok(places.ledger()?)
 }
 
 fn to_reader(written: io::Result<()>) -> anyhow::Result<()> {

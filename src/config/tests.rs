@@ -175,6 +175,18 @@ sha256 = "abc"
 }
 
 #[test]
+fn what_cannot_be_recorded_is_refused_unless_told_to_pass() {
+    let on_failure = |text: &str| config(format!("{text}{UPSTREAM}")).unwrap().proxy.on_failure;
+    assert_eq!(on_failure(""), OnFailure::Refuse);
+    assert_eq!(on_failure("[ledger]\non_failure = \"refuse\"\n"), OnFailure::Refuse);
+    assert_eq!(on_failure("[ledger]\non_failure = \"pass\"\n"), OnFailure::Pass);
+    insta::assert_snapshot!(problems(&format!("[ledger]\non_failure = \"ignore\"\n{UPSTREAM}")), @r#"
+    t.toml:2: `ledger.on_failure` is "ignore"
+        known: refuse, pass
+    "#);
+}
+
+#[test]
 fn a_file_that_is_no_toml_says_where() {
     insta::assert_snapshot!(problems("[listen]\nproxy = \n[[upstream]\nname = 'a"), @r#"
     t.toml:2: is not TOML: string values must be quoted, expected literal string

@@ -1,4 +1,4 @@
-//! Frame: one intent, record or mark of progress as bytes.
+//! Frame: one intent, record, mark of progress or gap as bytes.
 //!
 //! `payload length u32 | crc32 u32 | kind u8 | seq u64 | payload`, little endian; the checksum covers kind, seq and
 //! payload. The payload is JSON, so no byte of it equals a kind: a frame can be told from what surrounds it.
@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::JournalError;
 use crate::ids::{NodeId, RecordId};
-use crate::record::{Intent, JobSeen, Progress, Record};
+use crate::record::{Gap, Intent, JobSeen, Progress, Record};
 
 /// Bytes in front of a payload.
 pub(super) const HEAD_BYTES: usize = 17;
@@ -24,6 +24,8 @@ pub enum Kind {
     Record,
     /// What an open call has brought so far.
     Progress,
+    /// Calls passed that the journal could not take.
+    Gap,
 }
 
 impl Kind {
@@ -32,6 +34,7 @@ impl Kind {
             Self::Intent => 1,
             Self::Record => 2,
             Self::Progress => 3,
+            Self::Gap => 4,
         }
     }
 
@@ -40,6 +43,7 @@ impl Kind {
             1 => Some(Self::Intent),
             2 => Some(Self::Record),
             3 => Some(Self::Progress),
+            4 => Some(Self::Gap),
             _ => None,
         }
     }
@@ -52,7 +56,7 @@ pub struct Frame {
     pub kind: Kind,
     /// The node whose journal it stands in.
     pub node: NodeId,
-    /// A record's place in its node's order; 0 for whatever has none.
+    /// A record's place in its node's order; 0 for anything else.
     pub seq: u64,
     pub(super) payload: Vec<u8>,
 }
@@ -74,6 +78,11 @@ impl Frame {
 
     /// The mark of progress.
     pub fn progress(&self) -> Result<Progress, serde_json::Error> {
+        serde_json::from_slice(&self.payload)
+    }
+
+    /// The gap.
+    pub fn gap(&self) -> Result<Gap, serde_json::Error> {
         serde_json::from_slice(&self.payload)
     }
 }

@@ -1,5 +1,6 @@
 //! Reader: the journal's frames in order, from any position, also while another process appends.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -9,6 +10,26 @@ use super::frame::{self, Decoded, Frame};
 use super::segment::{self, Header};
 use super::{JournalError, Position};
 use crate::ids::NodeId;
+
+/// The names that the journal in `directory` has had, as far as it goes back; none where there is no journal.
+pub fn nodes(directory: &Path) -> Result<BTreeMap<NodeId, u64>, JournalError> {
+    let mut nodes = BTreeMap::new();
+    for number in segment::list(directory)? {
+        let path = segment::path(directory, number);
+        let failed = |source| JournalError::Io { what: "read", path: path.clone(), source };
+        match File::open(&path).and_then(|file| read_at(&file, 0, segment::HEADER_BYTES)) {
+            Ok(head) => {
+                if let Some(Header { node, first_seq }) = Header::decode(&head, &path)? {
+                    nodes.entry(node).or_insert(first_seq);
+                }
+            }
+            // Removed since it was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(nodes)
+}
 
 /// How much one batch holds at most.
 #[derive(Clone, Copy, Debug)]

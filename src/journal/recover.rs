@@ -61,28 +61,32 @@ pub(super) fn recover(directory: &Path) -> Result<Found, JournalError> {
         while !rest.is_empty() {
             let broken = match frame::decode(rest) {
                 Decoded::Whole { kind, seq, payload, bytes } => {
-                    let id = frame::id_of(payload).ok_or_else(|| JournalError::Broken {
-                        path: path.clone(),
-                        offset,
-                        what: "a frame without an id",
-                    })?;
+                    let id = || {
+                        frame::id_of(payload).ok_or_else(|| JournalError::Broken {
+                            path: path.clone(),
+                            offset,
+                            what: "a frame without an id",
+                        })
+                    };
                     let place = Position { segment: *number, offset };
                     match kind {
                         Kind::Intent => {
-                            intents.insert(id, (place, payload.to_vec()));
+                            intents.insert(id()?, (place, payload.to_vec()));
                         }
                         // One behind the record of its call says nothing that the record does not.
-                        Kind::Progress if !intents.contains_key(&id) => {}
+                        Kind::Progress if !intents.contains_key(&id()?) => {}
                         Kind::Progress => {
-                            progress.insert(id, (place, payload.to_vec()));
+                            progress.insert(id()?, (place, payload.to_vec()));
                         }
                         Kind::Record => {
+                            let id = id()?;
                             intents.remove(&id);
                             progress.remove(&id);
                             *last_seq = (*last_seq).max(seq);
                             let job = frame::job_of(payload);
                             found.jobs_seen.extend(job.map(|job| (header.node.clone(), seq, job)));
                         }
+                        Kind::Gap => {}
                     }
                     rest = rest.get(bytes..).unwrap_or_default();
                     offset = offset.saturating_add(bytes as u64);
@@ -118,6 +122,24 @@ fn read<T: DeserializeOwned>(directory: &Path, position: Position, payload: &[u8
         offset: position.offset,
         source,
     })
+}
+
+/// Reads the segment at `path` anew: whether it holds whole frames up to `end`.
+pub(super) fn read_back(path: &Path, end: u64) -> Result<(), JournalError> {
+    let failed = |source| JournalError::Io { what: "read back", path: path.to_owned(), source };
+    let bytes = fs::read(path).map_err(failed)?;
+    let broken = |offset, what| JournalError::Broken { path: path.to_owned(), offset, what };
+    Header::decode(&bytes, path)?.ok_or_else(|| broken(0, "the header is cut off"))?;
+    let mut offset = segment::HEADER_BYTES as u64;
+    while offset < end {
+        let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
+        match frame::decode(rest) {
+            Decoded::Whole { bytes, .. } => offset = offset.saturating_add(bytes as u64),
+            Decoded::Partial { .. } => return Err(broken(offset, "a frame is cut off")),
+            Decoded::Broken(what) => return Err(broken(offset, what)),
+        }
+    }
+    Ok(())
 }
 
 /// Shortens a file for good.

@@ -18,6 +18,7 @@ pub(crate) fn settings(directory: &Path) -> Settings {
         directory: directory.to_owned(),
         durability: Durability::Process,
         segment_bytes_max: super::SEGMENT_BYTES_MAX,
+        bytes_max: super::BYTES_MAX,
         node: Some(NodeId::parse("n1").unwrap()),
         seq_floors: BTreeMap::new(),
     }

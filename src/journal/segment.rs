@@ -14,7 +14,7 @@ use crate::ids::{ID_BYTES_MAX, NodeId};
 pub(super) const HEADER_BYTES: usize = 8 + 4 + 8 + 1 + ID_BYTES_MAX + 4;
 
 const MAGIC: &[u8; 8] = b"tokmeter";
-/// 2: marks of progress.
+/// 2: frames that are neither intents nor records.
 const VERSION: u32 = 2;
 
 /// What a segment's header says.

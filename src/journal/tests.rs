@@ -1,3 +1,6 @@
+mod places;
+mod stalls;
+
 use std::fs;
 use std::path::Path;
 use std::pin::pin;
@@ -361,7 +364,7 @@ fn power_durability_waits_for_the_disk() {
     let folder = tempfile::tempdir().unwrap();
     let power = super::Settings { durability: Durability::Power, ..settings(folder.path()) };
     let journal = Arc::new(Journal::open(power).unwrap().journal);
-    assert!(!journal.is_synced_on_append());
+    assert!(!journal.is_synced(&journal.append_intent(&intent(99)).unwrap()));
     let mut waits: Vec<_> =
         (0..50).map(|second| journal.synced(journal.append_intent(&intent(second)).unwrap())).map(Box::pin).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

@@ -1,51 +1,94 @@
 //! Writer: appends frames to the newest segment, and keeps account of the segments before it.
+//!
+//! Who appends has the one lock for a checksum and a `write`. Where it is not to be had at once, because a `write` takes
+//! its time, the frame waits for the journal's own thread ([`super::queue`]), and nobody else's thread stands still.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::ballast::Ballast;
 use super::frame::{self, Kind};
-use super::recover::Found;
+use super::front::{Frame, Front, Told, Turn, Waiting};
+use super::guard::leads_to;
+use super::recover::{self, Found};
 use super::segment::{self, Header};
-use super::{Appended, JournalError, Position};
+use super::{At, JournalError, Position, in_full};
 use crate::ids::{NodeId, RecordId};
 
 /// How long a segment that cannot be made is left alone; the one before grows on.
 const ROTATE_AGAIN: Duration = Duration::from_secs(1);
 
-/// The appending end. One lock, held for a checksum and a `write`.
+/// The appending end.
 #[derive(Debug)]
 pub(super) struct Writer {
     directory: PathBuf,
     node: NodeId,
     segment_bytes_max: u64,
     ballast: Ballast,
+    /// Held over system calls: not for those who serve calls, but to append.
     active: Mutex<Active>,
+    pub(super) front: Front,
+    /// Woken again and again while a `write` is stuck.
+    pub(super) stalled: OnceLock<Waker>,
 }
 
 #[derive(Debug)]
-struct Active {
+pub(super) struct Active {
     file: Arc<File>,
     end: Position,
+    /// Bytes ever appended by this process.
+    appended_bytes: u64,
     next_seq: u64,
     /// Calls without a record, and the segment of their intent.
     open: HashMap<RecordId, u64>,
-    /// Finished segments by number, with their lengths.
-    finished: BTreeMap<u64, u64>,
+    finished: Finished,
     /// Files that the next sync must cover, beside the active one.
     to_sync: Vec<Arc<File>>,
     rotate_not_before: Option<Instant>,
     /// Intents are refused; the sync thread looks whether that can end.
     refusing: Option<String>,
+    /// Something else than space failed: what is there must be read back before intents are taken again.
+    is_suspect: bool,
+    /// The files are no longer where they are appended to; the sync thread looks whether that is mended.
+    misplaced: Option<String>,
+    /// The applier says why no call can be taken.
+    objection: Option<String>,
     /// Intents are refused until the journal is opened again; records are still taken.
     refusing_for_good: Option<String>,
-    /// A torn frame could not be taken back: nothing may follow it until the journal is opened again.
+    /// A torn frame could not be taken back: nothing may follow it until that is done.
     failed: Option<String>,
+}
+
+/// Finished segments by number, with their lengths and the sum of these.
+#[derive(Clone, Debug, Default)]
+struct Finished {
+    lengths: BTreeMap<u64, u64>,
+    bytes: u64,
+}
+
+/// A frame that the kernel has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Written {
+    pub(super) end: Position,
+    /// A record's; else 0.
+    pub(super) seq: u64,
+}
+
+/// How a writer is made.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) directory: PathBuf,
+    pub(super) node: NodeId,
+    pub(super) segment_bytes_max: u64,
+    pub(super) bytes_max: u64,
+    pub(super) next_seq: u64,
 }
 
 /// What a sync has to cover.
@@ -57,107 +100,214 @@ pub(super) struct ToSync {
 
 impl Writer {
     /// Begins a segment behind those found.
-    pub(super) fn begin(
-        directory: PathBuf,
-        node: NodeId,
-        segment_bytes_max: u64,
-        next_seq: u64,
-        found: Found,
-    ) -> Result<Self, JournalError> {
+    pub(super) fn begin(settings: Settings, found: Found) -> Result<Self, JournalError> {
+        let Settings { directory, node, segment_bytes_max, bytes_max, next_seq } = settings;
         let ballast = Ballast::new(&directory);
         let number = found.newest.saturating_add(1);
         let header = Header { node: node.clone(), first_seq: next_seq };
         let made = create_segment(&directory, number, &header).or_else(|error| {
             // A full disk: what the ballast keeps is for this too.
             ballast.release();
-            if error.kind() == io::ErrorKind::StorageFull {
-                create_segment(&directory, number, &header)
-            } else {
-                Err(error)
-            }
+            if is_full(&error) { create_segment(&directory, number, &header) } else { Err(error) }
         });
         let failed = |source| JournalError::Io { what: "write", path: segment::path(&directory, number), source };
         let file = Arc::new(made.map_err(failed)?);
         file.sync_all().map_err(failed)?;
         segment::sync_directory(&directory).map_err(failed)?;
-        let refusing = ballast.fill_if_missing().err().map(|error| why_not(&error));
+        let calls = found.open.len();
+        let filled = if ballast.is_short_for(calls) {
+            ballast.write_anew(calls).and_then(|()| ballast.put_in_place())
+        } else {
+            Ok(())
+        };
+        let refusing = filled.err().map(|error| why_not(&error));
         let active = Active {
             file,
             end: Position { segment: number, offset: segment::HEADER_BYTES as u64 },
+            appended_bytes: 0,
             next_seq,
             open: found.open,
-            finished: found.segments,
+            finished: Finished::of(found.segments),
             to_sync: Vec::new(),
             rotate_not_before: None,
             refusing,
+            is_suspect: false,
+            misplaced: None,
+            objection: None,
             refusing_for_good: None,
             failed: None,
         };
-        Ok(Self { directory, node, segment_bytes_max, ballast, active: Mutex::new(active) })
+        let front = Front::new(bytes_max, active.told());
+        let active = Mutex::new(active);
+        Ok(Self { directory, node, segment_bytes_max, ballast, active, front, stalled: OnceLock::new() })
+    }
+
+    /// Appends an intent or a record; where another's `write` takes its time, it waits for the journal's thread.
+    pub(super) fn append(&self, kind: Kind, id: RecordId, buffer: Vec<u8>) -> Result<At, JournalError> {
+        check_length(&buffer)?;
+        let turn = self.front.begin_or_wait(Frame { kind, id, buffer }, || match self.active.try_lock() {
+            Ok(active) => Some(active),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        })?;
+        match turn {
+            Turn::Waits(at) => Ok(at),
+            Turn::Taken(active, mut frame) => {
+                let mut active = Locked { front: &self.front, active: Some(active) };
+                self.append_now(&mut active, &mut frame).map(At::Written)
+            }
+        }
+    }
+
+    fn append_now(&self, active: &mut Active, frame: &mut Frame) -> Result<Written, JournalError> {
+        match frame.kind {
+            Kind::Intent => self.append_intent(active, frame.id, &mut frame.buffer),
+            Kind::Record => self.append_record(active, frame.id, &mut frame.buffer),
+            kind @ (Kind::Progress | Kind::Gap) => {
+                frame::seal(&mut frame.buffer, kind, 0);
+                self.append_unless_refusing(active, &frame.buffer)
+            }
+        }
+    }
+
+    /// Appends what waits, with one `write` if that will do, and settles its tickets. Blocks.
+    pub(super) fn write_queue(&self) {
+        let mut active = self.active();
+        let mut frames = self.front.take_batch();
+        let outcomes = match self.append_as_one(&mut active, &mut frames) {
+            Some(written) => written.into_iter().map(Ok).collect(),
+            // Each meets its own fate.
+            None => {
+                frames.iter_mut().map(|waiting| self.append_now(&mut active, &mut waiting.frame)).collect::<Vec<_>>()
+            }
+        };
+        drop(active);
+        for (Waiting { frame, ticket }, outcome) in frames.into_iter().zip(outcomes) {
+            if let (Kind::Record, Err(error)) = (frame.kind, &outcome) {
+                // Perhaps nobody is there any more to be told.
+                tracing::error!(
+                    error = error as &dyn std::error::Error,
+                    "a call that waited for the disk could not be recorded; it stays an intent and becomes an orphan"
+                );
+            }
+            ticket.settle(outcome);
+        }
+    }
+
+    /// `None` where that does not work; then nothing was appended.
+    fn append_as_one(&self, active: &mut Active, frames: &mut [Waiting]) -> Option<Vec<Written>> {
+        let bytes = frames.iter().fold(0_usize, |sum, waiting| sum.saturating_add(waiting.frame.buffer.len()));
+        if active.why_not().is_some() || self.front.is_full(active.bytes(), bytes).is_some() {
+            return None;
+        }
+        self.rotate_if_full(active, bytes);
+        let (mut end, mut next_seq) = (active.end, active.next_seq);
+        let (mut whole, mut written) = (Vec::with_capacity(bytes), Vec::with_capacity(frames.len()));
+        for Waiting { frame, .. } in &mut *frames {
+            let seq = if frame.kind == Kind::Record { next_seq } else { 0 };
+            next_seq = next_seq.saturating_add(u64::from(frame.kind == Kind::Record));
+            frame::seal(&mut frame.buffer, frame.kind, seq);
+            whole.extend_from_slice(&frame.buffer);
+            end.offset = end.offset.saturating_add(frame.buffer.len() as u64);
+            written.push(Written { end, seq });
+        }
+        active.write(&whole).ok()?;
+        active.next_seq = next_seq;
+        for Waiting { frame, .. } in frames {
+            match frame.kind {
+                Kind::Intent => active.open.insert(frame.id, end.segment),
+                Kind::Record => active.open.remove(&frame.id),
+                Kind::Progress | Kind::Gap => None,
+            };
+        }
+        Some(written)
     }
 
     /// Appends an intent, unless the space that is left is kept for records.
-    pub(super) fn append_intent(&self, id: RecordId, buffer: &mut [u8]) -> Result<Appended, JournalError> {
-        check_length(buffer)?;
+    fn append_intent(&self, active: &mut Active, id: RecordId, buffer: &mut [u8]) -> Result<Written, JournalError> {
         frame::seal(buffer, Kind::Intent, 0);
-        let mut active = self.active();
-        let appended = self.append_unless_refusing(&mut active, buffer)?;
-        let segment = active.end.segment;
-        active.open.insert(id, segment);
-        Ok(appended)
+        let written = self.append_unless_refusing(active, buffer)?;
+        active.open.insert(id, written.end.segment);
+        Ok(written)
     }
 
-    /// Appends a mark of progress, as an intent is; `None` where its call is over, or was never open here.
-    pub(super) fn append_progress(&self, id: RecordId, buffer: &mut [u8]) -> Result<Option<Appended>, JournalError> {
+    /// Appends a mark of progress, unless intents are refused, or its call is over or was never open here. Blocks.
+    pub(super) fn append_progress(&self, id: RecordId, buffer: &mut [u8]) -> Result<(), JournalError> {
         check_length(buffer)?;
         frame::seal(buffer, Kind::Progress, 0);
         let mut active = self.active();
-        if !active.open.contains_key(&id) {
-            return Ok(None);
+        if active.open.contains_key(&id) {
+            self.append_unless_refusing(&mut active, buffer)?;
         }
-        self.append_unless_refusing(&mut active, buffer).map(Some)
+        Ok(())
+    }
+
+    /// Appends a gap, unless intents are refused. Blocks.
+    pub(super) fn append_gap(&self, buffer: &mut [u8]) -> Result<Written, JournalError> {
+        check_length(buffer)?;
+        frame::seal(buffer, Kind::Gap, 0);
+        self.append_unless_refusing(&mut self.active(), buffer)
+    }
+
+    fn append_unless_refusing(&self, active: &mut Active, buffer: &[u8]) -> Result<Written, JournalError> {
+        if let Some(why) = active.why_not() {
+            return Err(JournalError::Refused { why: why.clone() });
+        }
+        if let Some(why) = self.front.is_full(active.bytes(), buffer.len()) {
+            return Err(JournalError::Refused { why });
+        }
+        self.rotate_if_full(active, buffer.len());
+        if let Err(error) = active.write(buffer) {
+            active.has_failed(&error);
+            return Err(self.refused(active, error));
+        }
+        Ok(Written { end: active.end, seq: 0 })
     }
 
     /// Appends a record, on the ballast's space if there is no other. Gives it its seq.
-    pub(super) fn append_record(&self, id: RecordId, buffer: &mut [u8]) -> Result<(Appended, u64), JournalError> {
-        check_length(buffer)?;
-        let mut active = self.active();
-        self.rotate_if_full(&mut active, buffer.len());
+    fn append_record(&self, active: &mut Active, id: RecordId, buffer: &mut [u8]) -> Result<Written, JournalError> {
+        self.rotate_if_full(active, buffer.len());
         let seq = active.next_seq;
         frame::seal(buffer, Kind::Record, seq);
         if let Err(error) = active.write(buffer) {
-            active.refusing = Some(why_not(&error));
-            if error.kind() != io::ErrorKind::StorageFull {
-                return Err(self.refused(&active, error));
+            active.has_failed(&error);
+            if !is_full(&error) {
+                return Err(self.refused(active, error));
             }
             self.ballast.release();
-            active.write(buffer).map_err(|error| self.refused(&active, error))?;
+            if let Err(error) = active.write(buffer) {
+                active.has_failed(&error);
+                return Err(self.refused(active, error));
+            }
         }
         active.next_seq = seq.saturating_add(1);
         active.open.remove(&id);
-        Ok((Appended(active.end), seq))
+        Ok(Written { end: active.end, seq })
     }
 
     /// The position after the last frame.
     pub(super) fn end(&self) -> Position {
-        self.active().end
+        self.front.end()
     }
 
     /// Why no intent is taken now.
     pub(super) fn failure(&self) -> Option<String> {
-        let active = self.active();
-        [&active.failed, &active.refusing_for_good, &active.refusing].into_iter().flatten().next().cloned()
+        self.front.failure()
+    }
+
+    /// Refuses intents while there is an objection to taking calls.
+    pub(super) fn object(&self, why: Option<String>) {
+        self.active().objection = why;
+    }
+
+    /// Refuses intents while the files are not where they are appended to.
+    pub(super) fn misplaced(&self, why: Option<String>) {
+        self.active().misplaced = why;
     }
 
     /// Refuses intents from now on. Records still go to the kernel: some may last.
     pub(super) fn refuse_for_good(&self, why: &str) {
         self.active().refusing_for_good = Some(why.to_owned());
-    }
-
-    /// Bytes of all segments.
-    pub(super) fn bytes(&self) -> u64 {
-        let active = self.active();
-        active.finished.values().fold(active.end.offset, |sum, bytes| sum.saturating_add(*bytes))
     }
 
     pub(super) fn directory(&self) -> &Path {
@@ -178,15 +328,110 @@ impl Writer {
     /// Whether intents are refused until there is space again.
     pub(super) fn is_refusing(&self) -> bool {
         let active = self.active();
-        active.refusing.is_some() && active.failed.is_none()
+        active.refusing.is_some() && !active.is_suspect
+    }
+
+    /// Whether there is no space and calls are in flight, whose records need what is left.
+    pub(super) fn needs_all_space(&self) -> bool {
+        let active = self.active();
+        active.refusing.is_some() && !active.open.is_empty()
+    }
+
+    /// Whether something else than space failed.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.active().is_suspect
+    }
+
+    /// Whether the ballast is too small for the calls that are open.
+    pub(super) fn is_ballast_short(&self) -> bool {
+        let calls = self.active().open.len();
+        self.ballast.is_short_for(calls)
+    }
+
+    /// Reads back what was appended, takes back what is half, and goes on in a new segment: whatever failed, nothing
+    /// that is there was harmed. Slow: not for the data path.
+    pub(super) fn reopen(&self) {
+        let end = self.end();
+        let path = segment::path(&self.directory, end.segment);
+        let reopened = recover::read_back(&path, end.offset).and_then(|()| {
+            let mut active = self.active();
+            active.take_back().and_then(|()| self.rotate(&mut active)).map_err(|source| JournalError::Io {
+                what: "go on behind",
+                path,
+                source,
+            })?;
+            active.failed = None;
+            active.is_suspect = false;
+            Ok(())
+        });
+        if let Err(error) = reopened {
+            self.active().refusing = Some(in_full(&error));
+        }
+    }
+
+    /// Looks whether the names of the segments lead to them. The active one is written back where its does not.
+    pub(super) fn look(&self) -> Result<(), JournalError> {
+        let (file, end, finished) = {
+            let active = self.active();
+            (Arc::clone(&active.file), active.end, active.finished.lengths.clone())
+        };
+        let path = segment::path(&self.directory, end.segment);
+        if !leads_to(&path, &file)? {
+            tracing::error!(file = %path.display(), "a journal file was deleted or replaced; writing it back");
+            let failed = |source| JournalError::Io { what: "write back", path: path.clone(), source };
+            self.put_back(end.segment).map_err(failed)?;
+        }
+        let bytes = file.metadata().map_or(0, |metadata| metadata.len());
+        if bytes < end.offset {
+            // What is still appended goes where it can be read.
+            let mut active = self.active();
+            if active.end.segment == end.segment
+                && let Err(error) = self.rotate(&mut active)
+            {
+                tracing::error!(error = %error, "records are appended behind a hole in the journal");
+            }
+            drop(active);
+            let broken = JournalError::Broken { path, offset: bytes, what: "it was cut short while it was open" };
+            self.refuse_for_good(&in_full(&broken));
+            return Err(broken);
+        }
+        let there = segment::list(&self.directory)?;
+        for number in finished.into_keys().filter(|number| there.binary_search(number).is_err()) {
+            // Asked again: it may have been applied and removed by ourselves meanwhile.
+            if let Some(bytes) = self.active().finished.remove(number) {
+                let path = segment::path(&self.directory, number);
+                tracing::error!(file = %path.display(), bytes, "a journal file was deleted; what the ledger did not hold of it is lost");
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what the open segment `number` holds back under its name, sets aside what is there, and goes on in a new
+    /// one: readers that have the old file open find everything in it, and then the next.
+    fn put_back(&self, number: u64) -> io::Result<()> {
+        let mut active = self.active();
+        if active.end.segment != number {
+            // It is finished meanwhile, and then it is missed as such.
+            return Ok(());
+        }
+        let path = segment::path(&self.directory, number);
+        let beside = path.with_extension("back");
+        let file = File::options().create(true).truncate(true).read(true).write(true).open(&beside)?;
+        copy(&active.file, &file, active.end.offset)?;
+        fs::rename(&path, path.with_extension("aside")).or_else(only_if_there)?;
+        fs::rename(&beside, &path)?;
+        active.file = Arc::new(file);
+        self.rotate(&mut active)
     }
 
     /// Takes intents again if the ballast can be written anew. Slow: not for the data path.
     pub(super) fn recover_space(&self) {
-        let written = self.ballast.write_anew();
+        let calls = self.active().open.len();
+        let written = self.ballast.write_anew(calls);
         let mut active = self.active();
         // Under the lock: a record that needed the space has taken the new ballast too, and then it is not in place.
         match written.and_then(|()| self.ballast.put_in_place()) {
+            Ok(()) if active.is_suspect => {}
             Ok(()) => active.refusing = None,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => active.refusing = Some(why_not(&error)),
@@ -196,39 +441,34 @@ impl Writer {
     /// Deletes the segments before number `end`, up to the first that an open call still needs.
     pub(super) fn remove_before(&self, end: u64) -> Result<(), JournalError> {
         loop {
-            let number = {
-                let active = self.active();
-                let Some(oldest) = active.finished.keys().next().copied().filter(|oldest| *oldest < end) else {
+            // Out of the account first: then nobody misses its file.
+            let removed = {
+                let mut active = self.active();
+                let Some(oldest) = active.finished.lengths.keys().next().copied().filter(|oldest| *oldest < end) else {
                     return Ok(());
                 };
                 if active.open.values().any(|segment| *segment <= oldest) {
                     return Ok(());
                 }
-                oldest
+                active.finished.remove(oldest).map(|bytes| (oldest, bytes))
             };
+            let Some((number, bytes)) = removed else { return Ok(()) };
             let path = segment::path(&self.directory, number);
             let failed = |source| JournalError::Io { what: "remove", path: path.clone(), source };
-            fs::remove_file(&path).or_else(only_if_there).map_err(failed)?;
+            if let Err(error) = fs::remove_file(&path).or_else(only_if_there) {
+                self.active().finished.insert(number, bytes);
+                return Err(failed(error));
+            }
             // One by one: an intent that came back after a power cut without its record would be settled twice.
             segment::sync_directory(&self.directory).map_err(failed)?;
-            self.active().finished.remove(&number);
         }
     }
 
-    fn active(&self) -> MutexGuard<'_, Active> {
-        self.active.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn append_unless_refusing(&self, active: &mut Active, buffer: &[u8]) -> Result<Appended, JournalError> {
-        if let Some(why) = active.refusing_for_good.as_ref().or(active.refusing.as_ref()) {
-            return Err(JournalError::Refused { why: why.clone() });
-        }
-        self.rotate_if_full(active, buffer.len());
-        if let Err(error) = active.write(buffer) {
-            active.refusing = Some(why_not(&error));
-            return Err(self.refused(active, error));
-        }
-        Ok(Appended(active.end))
+    /// Blocks for as long as another has the turn.
+    pub(super) fn active(&self) -> Locked<'_> {
+        let active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        self.front.has_begun();
+        Locked { front: &self.front, active: Some(active) }
     }
 
     fn rotate_if_full(&self, active: &mut Active, bytes: usize) {
@@ -239,23 +479,26 @@ impl Writer {
         if active.failed.is_some() || active.rotate_not_before.is_some_and(|not_before| Instant::now() < not_before) {
             return;
         }
+        if let Err(error) = self.rotate(active) {
+            let segment = active.end.segment;
+            tracing::warn!(error = %error, segment, "cannot begin another journal segment, this one grows on");
+            active.rotate_not_before = Instant::now().checked_add(ROTATE_AGAIN);
+        }
+    }
+
+    /// Goes on in a new segment.
+    fn rotate(&self, active: &mut Active) -> io::Result<()> {
         let number = active.end.segment.saturating_add(1);
         let header = Header { node: self.node.clone(), first_seq: active.next_seq };
-        match create_segment(&self.directory, number, &header) {
-            Ok(file) => {
-                let finished = std::mem::replace(&mut active.file, Arc::new(file));
-                // Synced by the thread for it: nobody's call waits for 64 MiB.
-                active.to_sync.push(finished);
-                let Position { segment, offset } = active.end;
-                active.finished.insert(segment, offset);
-                active.end = Position { segment: number, offset: segment::HEADER_BYTES as u64 };
-                active.rotate_not_before = None;
-            }
-            Err(error) => {
-                tracing::warn!(error = %error, segment = number, "cannot begin a journal segment, the last one grows on");
-                active.rotate_not_before = Instant::now().checked_add(ROTATE_AGAIN);
-            }
-        }
+        let file = create_segment(&self.directory, number, &header)?;
+        let finished = std::mem::replace(&mut active.file, Arc::new(file));
+        // Synced by the thread for it: nobody's call waits for 64 MiB.
+        active.to_sync.push(finished);
+        let Position { segment, offset } = active.end;
+        active.finished.insert(segment, offset);
+        active.end = Position { segment: number, offset: segment::HEADER_BYTES as u64 };
+        active.rotate_not_before = None;
+        Ok(())
     }
 
     fn refused(&self, active: &Active, source: io::Error) -> JournalError {
@@ -268,7 +511,92 @@ impl Writer {
     }
 }
 
+/// The lock, and with it the turn. What came of it is told at its end.
+pub(super) struct Locked<'a> {
+    front: &'a Front,
+    active: Option<MutexGuard<'a, Active>>,
+}
+
+impl Deref for Locked<'_> {
+    type Target = Active;
+
+    #[expect(clippy::expect_used, reason = "only drop takes it")]
+    fn deref(&self) -> &Active {
+        self.active.as_ref().expect("the lock is held until the turn ends")
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    #[expect(clippy::expect_used, reason = "only drop takes it")]
+    fn deref_mut(&mut self) -> &mut Active {
+        self.active.as_mut().expect("the lock is held until the turn ends")
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let Some(active) = self.active.take() else { return };
+        let told = active.told();
+        self.front.end_turn(told, || drop(active));
+    }
+}
+
+impl Finished {
+    fn of(lengths: BTreeMap<u64, u64>) -> Self {
+        let bytes = lengths.values().fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
+        Self { lengths, bytes }
+    }
+
+    fn insert(&mut self, number: u64, bytes: u64) {
+        self.lengths.insert(number, bytes);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    fn remove(&mut self, number: u64) -> Option<u64> {
+        let bytes = self.lengths.remove(&number)?;
+        self.bytes = self.bytes.saturating_sub(bytes);
+        Some(bytes)
+    }
+}
+
 impl Active {
+    /// Bytes of all segments.
+    fn bytes(&self) -> u64 {
+        self.finished.bytes.saturating_add(self.end.offset)
+    }
+
+    fn told(&self) -> Told {
+        let Self { end, appended_bytes, .. } = *self;
+        Told { end, bytes: self.bytes(), appended_bytes, failure: self.why_not().cloned() }
+    }
+
+    /// Why no intent is taken now.
+    fn why_not(&self) -> Option<&String> {
+        let reasons = [&self.failed, &self.refusing_for_good, &self.misplaced, &self.objection, &self.refusing];
+        reasons.into_iter().flatten().next()
+    }
+
+    /// An append failed: no intent is taken until the sync thread finds that all is well.
+    fn has_failed(&mut self, error: &io::Error) {
+        self.refusing = Some(why_not(error));
+        self.is_suspect |= !is_full(error);
+    }
+
+    /// Nothing can be appended any more.
+    #[cfg(test)]
+    pub(super) fn break_off(&mut self) {
+        self.failed = Some("broken off by a test".to_owned());
+    }
+
+    /// Takes back what stands behind the last whole frame.
+    fn take_back(&self) -> io::Result<()> {
+        let offset = self.end.offset;
+        if self.file.metadata().is_ok_and(|metadata| metadata.len() == offset) {
+            return Ok(());
+        }
+        self.file.set_len(offset)
+    }
+
     /// One `write` of a whole frame; takes back what a shorter one left.
     fn write(&mut self, buffer: &[u8]) -> io::Result<()> {
         if let Some(why) = &self.failed {
@@ -284,14 +612,15 @@ impl Active {
         let error = match written {
             Ok(bytes) if bytes == buffer.len() => {
                 self.end.offset = offset.saturating_add(bytes as u64);
+                self.appended_bytes = self.appended_bytes.saturating_add(bytes as u64);
                 return Ok(());
             }
             Ok(_) => io::ErrorKind::StorageFull.into(),
             Err(error) => error,
         };
-        let is_clean = self.file.metadata().is_ok_and(|metadata| metadata.len() == offset);
-        if !is_clean && let Err(stuck) = self.file.set_len(offset) {
-            self.failed = Some(format!("half a frame cannot be taken back ({stuck}); restart tokenmeter"));
+        if let Err(stuck) = self.take_back() {
+            self.failed = Some(format!("half a frame cannot be taken back from the journal: {stuck}"));
+            self.is_suspect = true;
         }
         Err(error)
     }
@@ -300,7 +629,7 @@ impl Active {
 /// A new file with its header; taken away again where it cannot be whole.
 fn create_segment(directory: &Path, number: u64, header: &Header) -> io::Result<File> {
     let path = segment::path(directory, number);
-    let file = File::options().create(true).truncate(true).write(true).open(&path)?;
+    let file = File::options().create(true).truncate(true).read(true).write(true).open(&path)?;
     if let Err(error) = file.write_all_at(&header.encode(), 0) {
         // A segment without a header behind the active one would stop every reader.
         fs::remove_file(&path)?;
@@ -314,6 +643,25 @@ fn check_length(buffer: &[u8]) -> Result<(), JournalError> {
         return Err(JournalError::Refused { why: format!("a frame of {} bytes is too long", buffer.len()) });
     }
     Ok(())
+}
+
+/// The first `bytes` bytes of `from` into `to`.
+fn copy(from: &File, to: &File, bytes: u64) -> io::Result<()> {
+    let mut chunk = vec![0; 1 << 20];
+    let mut offset = 0;
+    while offset < bytes {
+        let wanted = usize::try_from(bytes.saturating_sub(offset)).unwrap_or(usize::MAX).min(chunk.len());
+        let part = chunk.get_mut(..wanted).unwrap_or_default();
+        from.read_exact_at(part, offset)?;
+        to.write_all_at(part, offset)?;
+        offset = offset.saturating_add(wanted as u64);
+    }
+    Ok(())
+}
+
+/// Whether there is no space, so that the ballast helps, and nothing else is wrong.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn why_not(error: &io::Error) -> String {

@@ -1,17 +1,19 @@
 //! Applier: the thread that keeps the ledger close behind the journal.
 //!
-//! A ledger that is locked, full or gone costs a longer journal. Nothing is skipped: the same batch is tried until it
-//! is in.
+//! A ledger that is locked, full or away costs a longer journal. Nothing is skipped: the same batch is tried until it
+//! is in. A ledger that is not what it was is another matter: then no call is taken until somebody has seen to it.
 
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::LedgerError;
+use jiff::{SignedDuration, Timestamp};
+
 use super::feed::Feed;
-use crate::journal::{Journal, Position};
+use super::{LedgerError, Place};
+use crate::journal::{Journal, Position, in_full};
+use crate::period::{BUCKET_SECS, Bucket};
 
 /// How long appends gather before they become one transaction, and one waking of the thread.
 const GATHER: Duration = Duration::from_millis(40);
@@ -21,8 +23,32 @@ const GATHER_BELOW: usize = 500;
 const IDLE: Duration = Duration::from_secs(1);
 /// How long after a failure the next try is made.
 const TRY_AGAIN: Duration = Duration::from_millis(250);
+/// How often it looks whether the ledger is still there.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often a failure that goes on is logged.
 const LOG_AGAIN: Duration = Duration::from_secs(30);
+
+/// Records removed in one transaction: a few milliseconds, for which records that come in wait.
+const REMOVE_AT_ONCE: usize = 500;
+/// How often records that have become old are looked for.
+const REMOVE_AGAIN: Duration = Duration::from_mins(1);
+
+/// How long records are kept. Their sums are kept for ever.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// From the end of a call; to the next bucket.
+    pub keep: SignedDuration,
+    /// The clock.
+    pub now: fn() -> Timestamp,
+}
+
+impl Retention {
+    /// What ended before this is removed. Begins a bucket, so that no bucket loses some of its records.
+    fn before(&self) -> Option<Timestamp> {
+        let cutoff = (self.now)().checked_sub(self.keep).ok()?;
+        Timestamp::from_second(Bucket::of(cutoff).index().saturating_mul(BUCKET_SECS)).ok()
+    }
+}
 
 /// The running thread. Stop it, so that the ledger is up to date; dropping it stops it where it is.
 #[derive(Debug)]
@@ -49,14 +75,17 @@ struct Progress {
 }
 
 impl Applier {
-    /// Applies `journal` to the ledger in the file at `ledger`, from where that stands. `on_commit` runs on the
-    /// applier's thread after every transaction.
+    /// Applies `journal` to the ledger at `ledger`, from where that stands, and removes what `retention` does not keep
+    /// whenever there is nothing to apply; `None` keeps everything. `on_commit` runs on the applier's thread after every
+    /// transaction.
     pub fn start(
         journal: Arc<Journal>,
-        ledger: &Path,
+        ledger: &Place,
+        retention: Option<Retention>,
         on_commit: impl Fn() + Send + 'static,
     ) -> Result<Self, LedgerError> {
         let feed = Feed::open(ledger, journal.directory())?;
+        feed.tell_lost()?;
         let progress = Progress { applied: feed.position(), caught_up_at: Instant::now(), stop_by: None };
         let shared = Arc::new(Shared {
             journal,
@@ -66,14 +95,14 @@ impl Applier {
             commits: AtomicU64::new(0),
             is_stopping: AtomicBool::new(false),
         });
-        let theirs = Arc::clone(&shared);
-        let path = ledger.to_owned();
+        let (theirs, journal_directory) = (Arc::clone(&shared), shared.journal.directory().to_owned());
+        let place = ledger.clone();
         let handle = thread::Builder::new()
             .name("applier".to_owned())
-            .spawn(move || theirs.run(feed, &path, &on_commit))
+            .spawn(move || theirs.run(feed, &place, retention, &on_commit))
             .map_err(|source| crate::journal::JournalError::Io {
                 what: "start a thread for",
-                path: PathBuf::from(ledger),
+                path: journal_directory,
                 source,
             })?;
         Ok(Self { shared, handle: Some(handle) })
@@ -136,22 +165,40 @@ impl Shared {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Looks now and then whether the ledger is there, and always after a failure.
+    fn look(feed: &Feed, looked_at: &mut Option<Instant>) -> Result<(), LedgerError> {
+        if looked_at.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
+            feed.look()?;
+            *looked_at = Some(Instant::now());
+        }
+        Ok(())
+    }
+
     fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::SeqCst)
     }
 
-    fn run(&self, mut feed: Feed, ledger: &Path, on_commit: &dyn Fn()) {
+    fn run(&self, mut feed: Feed, ledger: &Place, retention: Option<Retention>, on_commit: &dyn Fn()) {
         let mut logged_at: Option<Instant> = None;
+        let mut looked_at = None;
+        // A ledger that grows on the space set aside for calls in flight would take it from them.
+        let shares_disk = ledger.shares_disk_with(self.journal.directory());
+        let mut remove_at = Instant::now();
         loop {
             if self.is_stopping() && self.progress().stop_by.is_none_or(|stop_by| Instant::now() >= stop_by) {
                 return;
             }
+            if shares_disk && self.journal.needs_all_space() && !self.is_stopping() {
+                thread::park_timeout(TRY_AGAIN);
+                continue;
+            }
             // Before the step: what is appended meanwhile is not what it had to catch up with.
             let (begun, end) = (Instant::now(), self.journal.end());
-            match feed.step() {
+            match Self::look(&feed, &mut looked_at).and_then(|()| feed.step()) {
                 Ok(step) => {
                     if logged_at.take().is_some() {
                         tracing::info!("the ledger takes records again");
+                        self.journal.object(None);
                     }
                     let mut progress = self.progress();
                     progress.applied = feed.position();
@@ -165,7 +212,7 @@ impl Shared {
                         self.records_applied.fetch_add(step.records as u64, Ordering::Relaxed);
                         self.commits.fetch_add(1, Ordering::Relaxed);
                         if let Err(error) = self.journal.remove_applied(feed.position()) {
-                            tracing::warn!(error = %chain(&error), "applied journal segments stay on disk");
+                            tracing::warn!(error = %in_full(&error), "applied journal segments stay on disk");
                         }
                         on_commit();
                     }
@@ -173,7 +220,15 @@ impl Shared {
                         if self.is_stopping() {
                             return;
                         }
-                        self.journal.wait_for_append(feed.position(), IDLE);
+                        let mut pause = IDLE;
+                        if let Some(retention) = retention.filter(|_| remove_at <= Instant::now()) {
+                            match remove_some(&mut feed, retention) {
+                                // As long as it took: others want the disk too.
+                                Some(took) => pause = took,
+                                None => remove_at = Instant::now().checked_add(REMOVE_AGAIN).unwrap_or(remove_at),
+                            }
+                        }
+                        self.journal.wait_for_append(feed.position(), pause);
                     }
                     // A full batch means that there is a backlog: nothing has to gather.
                     if step.frames < GATHER_BELOW && !self.is_stopping() {
@@ -181,18 +236,28 @@ impl Shared {
                     }
                 }
                 Err(error) => {
+                    // Perhaps a statement failed for want of its file: looked at before anything else is tried.
+                    looked_at = None;
                     self.failures.fetch_add(1, Ordering::Relaxed);
+                    self.journal.object(error.is_loss().then(|| in_full(&error)));
                     if logged_at.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
-                        tracing::error!(error = %chain(&error), "the ledger takes no records, the journal keeps them");
+                        tracing::error!(error = %in_full(&error), "the ledger takes no records, the journal keeps them");
                         logged_at = Some(Instant::now());
                     }
-                    if !self.is_stopping() {
-                        thread::park_timeout(TRY_AGAIN);
+                    if self.is_stopping() && error.is_loss() {
+                        return;
                     }
-                    // A connection to a file that was replaced, or whose disk came back, does not mend by itself.
+                    thread::park_timeout(TRY_AGAIN);
+                    // A connection whose disk was away does not mend by itself. One whose files are not where they were is
+                    // kept: what it has open may be all that is left.
+                    if !matches!(error, LedgerError::WrittenBack { .. }) && !feed.is_in_place() {
+                        continue;
+                    }
                     match Feed::open(ledger, self.journal.directory()) {
                         Ok(opened) => feed = opened,
-                        Err(error) => tracing::debug!(error = %chain(&error), "the ledger cannot be opened again yet"),
+                        Err(error) => {
+                            tracing::debug!(error = %in_full(&error), "the ledger cannot be opened again yet");
+                        }
                     }
                 }
             }
@@ -200,13 +265,15 @@ impl Shared {
     }
 }
 
-/// The error with all its causes, for a field of a log.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
+/// Removes some of the records that are too old. How long it took; `None`: there is nothing more to do now.
+fn remove_some(feed: &mut Feed, retention: Retention) -> Option<Duration> {
+    let begun = Instant::now();
+    match feed.remove_before(retention.before()?, REMOVE_AT_ONCE) {
+        Ok(0) => None,
+        Ok(_) => Some(begun.elapsed()),
+        Err(error) => {
+            tracing::error!(error = %in_full(&error), "records that are too old stay in the ledger");
+            None
+        }
     }
-    text
 }

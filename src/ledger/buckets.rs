@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
 
-use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params_from_iter, types::Value};
-
-use super::{Ledger, LedgerError, sqlite};
-use crate::period::Bucket;
+use super::integer;
+use crate::period::{BUCKET_SECS, Bucket};
 use crate::record::Record;
 use crate::usage::Provenance;
 
@@ -96,7 +94,7 @@ pub struct Counts {
 }
 
 /// The columns of [`Counts`], in its order.
-const COUNTS: [&str; 13] = [
+pub(super) const COUNTS: [&str; 13] = [
     "requests",
     "input",
     "cache_read",
@@ -112,14 +110,12 @@ const COUNTS: [&str; 13] = [
     "unknown_requests",
 ];
 
-const TOTAL: &str = "(COALESCE(input, 0) + COALESCE(cache_read, 0) + COALESCE(cache_write, 0) + COALESCE(output, 0))";
-
 impl Counts {
     /// What one record adds.
     pub fn of(record: &Record) -> Self {
         let tokens = &record.tokens;
-        let count = |count: Option<u64>| i128::from(sqlite::integer(count.unwrap_or(0)));
-        let total = i128::from(sqlite::integer(tokens.total()));
+        let count = |count: Option<u64>| i128::from(integer(count.unwrap_or(0)));
+        let total = i128::from(integer(tokens.total()));
         let total_if = |condition: bool| if condition { total } else { 0 };
         Self {
             requests: 1,
@@ -163,7 +159,8 @@ impl Counts {
         COUNTS.into_iter().zip(values)
     }
 
-    fn of_values(mut next: impl FnMut() -> rusqlite::Result<i128>) -> rusqlite::Result<Self> {
+    /// The counts whose values come in the order of their columns.
+    pub(super) fn of_values<E>(mut next: impl FnMut() -> Result<i128, E>) -> Result<Self, E> {
         Ok(Self {
             requests: next()?,
             input: next()?,
@@ -211,41 +208,8 @@ pub struct Row {
     pub counts: Counts,
 }
 
-impl Ledger {
-    /// The sums from `first` (included) to `end` (excluded) by `by`, ordered by it.
-    pub fn month_rows(&self, first: Bucket, end: Bucket, by: &[Dimension]) -> Result<Vec<Row>, LedgerError> {
-        let by: Vec<&str> = by.iter().map(|dimension| dimension.as_str()).collect();
-        let sums: Vec<String> = COUNTS.iter().map(|column| exact_sum(column)).collect();
-        let columns: Vec<&str> = by.iter().copied().chain(sums.iter().map(String::as_str)).collect();
-        let mut sql = format!("SELECT {} FROM buckets WHERE bucket >= ? AND bucket < ?", columns.join(", "));
-        if by.is_empty() {
-            sql.push_str(" HAVING COUNT(*) > 0");
-        } else {
-            sql = format!("{sql} GROUP BY {0} ORDER BY {0}", by.join(", "));
-        }
-        let mut statement = self.connection.prepare_cached(&sql)?;
-        let rows = statement
-            .query_map((first.index(), end.index()), |row| {
-                let values = (0..by.len()).map(|column| row.get(column)).collect::<Result<_, _>>()?;
-                Ok(Row { values, counts: read_sums(row, by.len())? })
-            })?
-            .collect::<Result<_, _>>()?;
-        Ok(rows)
-    }
-}
-
-/// The upper and the lower half of a sum: `SUM` of whole integers fails past 2⁶³.
-fn exact_sum(expression: &str) -> String {
-    format!("SUM({expression} >> 32), SUM({expression} & 4294967295)")
-}
-
-fn read_sums(row: &SqlRow<'_>, mut column: usize) -> rusqlite::Result<Counts> {
-    Counts::of_values(|| {
-        let (high, low): (i64, i64) = (row.get(column)?, row.get(column.saturating_add(1))?);
-        column = column.saturating_add(2);
-        Ok((i128::from(high) << 32) + i128::from(low))
-    })
-}
+/// Buckets of a day in UTC.
+pub(super) const BUCKETS_A_DAY: i64 = 24 * 3600 / BUCKET_SECS;
 
 /// What names a bucket: its number, and the dimensions in their order.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -271,10 +235,6 @@ impl BucketKey {
             values: Dimension::ALL.map(|dimension| value(dimension).to_owned()),
         }
     }
-
-    fn params(&self) -> impl Iterator<Item = Value> {
-        std::iter::once(Value::from(self.bucket)).chain(self.values.iter().cloned().map(Value::from))
-    }
 }
 
 /// What a batch of records adds to the buckets.
@@ -286,80 +246,28 @@ impl Sums {
         *self.0.entry(BucketKey::of(record)).or_default() += Counts::of(record);
     }
 
-    /// Adds the sums to the buckets, in the transaction that is open.
-    pub(super) fn write(&self, connection: &Connection) -> Result<(), LedgerError> {
-        let names: Vec<&str> = Dimension::ALL.iter().map(|dimension| dimension.as_str()).collect();
-        let condition = names.join(" = ? AND ");
-        let columns = COUNTS.join(", ");
-        let mut reading = connection
-            .prepare_cached(&format!("SELECT {columns} FROM buckets WHERE bucket = ? AND {condition} = ?"))?;
-        let places = vec!["?"; 1 + names.len() + COUNTS.len()].join(", ");
-        let mut writing = connection.prepare_cached(&format!(
-            "INSERT OR REPLACE INTO buckets (bucket, {}, {columns}) VALUES ({places})",
-            names.join(", ")
-        ))?;
-        for (key, added) in &self.0 {
-            let mut counts = reading
-                .query_row(params_from_iter(key.params()), |row| {
-                    let mut columns = 0..;
-                    Counts::of_values(|| Ok(i128::from(row.get::<_, i64>(columns.next().unwrap_or(0))?)))
-                })
-                .optional()?
-                .unwrap_or_default();
-            counts += *added;
-            let counts = counts.named().map(|(_, count)| Value::from(kept(count)));
-            writing.execute(params_from_iter(key.params().chain(counts)))?;
+    /// What is added to a bucket, or to a day, as a whole.
+    pub(super) fn add_counts(&mut self, key: BucketKey, counts: Counts) {
+        *self.0.entry(key).or_default() += counts;
+    }
+
+    /// The same by day in UTC: the keys' numbers are those of days since 1970.
+    pub(super) fn by_day(&self) -> Self {
+        let mut days = Self::default();
+        for (key, counts) in &self.0 {
+            let day = key.bucket.div_euclid(BUCKETS_A_DAY);
+            days.add_counts(BucketKey { bucket: day, values: key.values.clone() }, *counts);
         }
-        Ok(())
+        days
+    }
+
+    /// Every bucket that something is added to, in their order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&BucketKey, &Counts)> {
+        self.0.iter()
     }
 }
 
 /// A sum as a bucket keeps it. Addition in SQL would turn into a float past 2⁶³.
 pub(super) fn kept(sum: i128) -> i64 {
     i64::try_from(sum).unwrap_or(if sum < 0 { i64::MIN } else { i64::MAX })
-}
-
-/// Every bucket as the records make it, and as it is kept, in the order of their keys.
-pub(super) fn statements() -> (String, String) {
-    let names: Vec<&str> = Dimension::ALL.iter().map(|dimension| dimension.as_str()).collect();
-    let values: Vec<String> = names.iter().map(|name| format!("COALESCE({name}, '')")).collect();
-    let micros = crate::period::BUCKET_SECS.saturating_mul(1_000_000);
-    let when = |condition: &str, value: &str| format!("CASE WHEN {condition} THEN {value} ELSE 0 END");
-    let sums: Vec<String> = COUNTS
-        .iter()
-        .map(|column| match *column {
-            "requests" => "1".to_owned(),
-            "priced_requests" => when("cost_nanousd IS NOT NULL", "1"),
-            "unpriced_tokens" => when("cost_nanousd IS NULL", TOTAL),
-            "reported_tokens" => when("provenance = 'reported'", TOTAL),
-            "partial_tokens" => when("provenance = 'partial'", TOTAL),
-            "estimated_tokens" => when("provenance = 'estimated'", TOTAL),
-            "unknown_requests" => when("provenance = 'unknown'", "1"),
-            count => format!("COALESCE({count}, 0)"),
-        })
-        .map(|expression| exact_sum(&expression))
-        .collect();
-    let derived = format!(
-        // Rounded down, also before 1970.
-        "SELECT (ended_at - ((ended_at % {micros}) + {micros}) % {micros}) / {micros}, {}, {} FROM records \
-         GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9 ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 9",
-        values.join(", "),
-        sums.join(", "),
-    );
-    let sums: Vec<String> = COUNTS.iter().map(|column| format!("{column} >> 32, {column} & 4294967295")).collect();
-    let kept = format!(
-        "SELECT bucket, {}, {} FROM buckets ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 9",
-        names.join(", "),
-        sums.join(", ")
-    );
-    (derived, kept)
-}
-
-/// A row of either of [`statements`].
-pub(super) fn read(row: &SqlRow<'_>) -> rusqlite::Result<(BucketKey, Counts)> {
-    let mut values: [String; 8] = Default::default();
-    for (column, value) in (1..).zip(&mut values) {
-        *value = row.get(column)?;
-    }
-    Ok((BucketKey { bucket: row.get(0)?, values }, read_sums(row, 9)?))
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::feed::Feed;
-use super::{Ledger, LedgerError};
+use super::feed::{self, Feed};
+use super::{LedgerError, Place, Store};
 use crate::ids::NodeId;
 use crate::journal::{Kind, Limits, Lock, Position, Reader};
 
@@ -13,8 +13,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Waits until what the journal in `journal` holds now is in the ledger at `ledger`. With no server running, applies it
 /// itself; else waits for the server, for at most `wait`. Nothing is made outside the ledger's folder, which must exist.
-pub fn catch_up(journal: &Path, ledger: &Path, wait: Duration) -> Result<(), LedgerError> {
-    let connection = Ledger::open(ledger)?;
+pub fn catch_up(journal: &Path, ledger: &Place, wait: Duration) -> Result<(), LedgerError> {
+    ledger.check(journal)?;
+    let store = Store::open(ledger)?;
     if !journal.is_dir() {
         return Ok(());
     }
@@ -24,9 +25,10 @@ pub fn catch_up(journal: &Path, ledger: &Path, wait: Duration) -> Result<(), Led
         while feed.step()?.frames > 0 {}
         return Ok(());
     }
-    let Some((node, seq)) = last_record(journal, connection.position()?)? else { return Ok(()) };
+    let position = feed::position_of(&store.applied()?, journal)?;
+    let Some((node, seq)) = last_record(journal, position)? else { return Ok(()) };
     let begun = Instant::now();
-    while connection.last_seqs()?.get(&node).is_none_or(|applied| *applied < seq) {
+    while store.applied()?.get(&node).is_none_or(|applied| applied.last_seq < seq) {
         if begun.elapsed() >= wait {
             return Err(LedgerError::Behind { waited: wait });
         }

@@ -7,21 +7,42 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+use jiff::Timestamp;
 
-use super::{LedgerError, buckets, records, sqlite};
+use super::{LedgerError, Place, Store};
 use crate::ids::NodeId;
-use crate::journal::{Frame, JournalError, Kind, Limits, Position, Reader};
-use crate::record::Record;
-use crate::usage::Outcome;
+use crate::journal::{self, Frame, JournalError, Kind, Limits, Position, Reader};
+use crate::record::{Gap, Record};
 
 /// One transaction's worth. Its fsync is shared by all of it; a reader waits for no more than it.
 const BATCH: Limits = Limits { frames: 2_000, bytes: 1 << 20 };
 
+/// How far a node's journal is applied.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Applied {
+    /// Behind the last frame.
+    pub(super) position: Position,
+    /// The last record's place in the node's order.
+    pub(super) last_seq: u64,
+}
+
+/// What a store takes in one transaction: all of one segment, so all of one node.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// The node whose records they are.
+    pub(super) node: NodeId,
+    /// In the order of their seqs.
+    pub(super) records: Vec<Record>,
+    /// Calls of that node that have no record.
+    pub(super) gaps: Vec<Gap>,
+    /// How far the journal is applied with the records; to be kept with them, where there is one.
+    pub(super) after: Applied,
+}
+
 /// Reads the journal, writes the ledger.
 #[derive(Debug)]
 pub(super) struct Feed {
-    connection: Connection,
+    store: Store,
     directory: PathBuf,
     reader: Reader,
     position: Position,
@@ -40,14 +61,23 @@ pub(super) struct Step {
 }
 
 impl Feed {
-    /// Goes on where the ledger in `ledger` stands.
-    pub(super) fn open(ledger: &Path, directory: &Path) -> Result<Self, LedgerError> {
-        let connection = sqlite::open(ledger)?;
-        let position = position(&connection)?;
-        let last_seqs = last_seqs(&connection)?;
+    /// Goes on where the ledger at `place` stands.
+    pub(super) fn open(place: &Place, directory: &Path) -> Result<Self, LedgerError> {
+        place.check(directory)?;
+        let store = Store::open(place)?;
+        let applied = store.applied()?;
+        // A node's first segment begins behind what was applied and removed. A ledger that never heard of it is another.
+        for (node, first) in journal::nodes(directory)? {
+            if first > 1 && !applied.contains_key(&node) {
+                let (applied, journal) = (first.saturating_sub(1), directory.to_owned());
+                return Err(LedgerError::Emptied { node, applied, journal });
+            }
+        }
+        let position = position_of(&applied, directory)?;
+        let last_seqs = applied.into_iter().map(|(node, applied)| (node, applied.last_seq)).collect();
         let reader = Reader::open(directory, position)?;
         Ok(Self {
-            connection,
+            store,
             directory: directory.to_owned(),
             reader,
             position,
@@ -64,6 +94,28 @@ impl Feed {
         self
     }
 
+    /// Looks whether the ledger is still there. An error means that it must be opened anew.
+    pub(super) fn look(&self) -> Result<(), LedgerError> {
+        self.store.look()
+    }
+
+    /// Whether the place of the ledger leads to what is open here.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.store.is_in_place()
+    }
+
+    /// Says which records are gone: neither in the ledger, such as a backup that was put back, nor in the journal.
+    pub(super) fn tell_lost(&self) -> Result<(), LedgerError> {
+        for (node, first) in journal::nodes(&self.directory)? {
+            let last = self.last_seqs.get(&node).copied().unwrap_or(0);
+            if first > last.saturating_add(1) {
+                let (from, to) = (last.saturating_add(1), first.saturating_sub(1));
+                tracing::error!(%node, from, to, "records are in neither journal nor ledger; a later backup may have them");
+            }
+        }
+        Ok(())
+    }
+
     /// Up to where everything is applied.
     pub(super) fn position(&self) -> Position {
         self.position
@@ -78,6 +130,11 @@ impl Feed {
         outcome
     }
 
+    /// Removes up to `limit` records that ended before `before`. How many; 0: there are no more.
+    pub(super) fn remove_before(&mut self, before: Timestamp, limit: usize) -> Result<usize, LedgerError> {
+        self.store.remove_before(before, limit)
+    }
+
     fn try_step(&mut self) -> Result<Step, LedgerError> {
         let batch = match self.reader.next_batch(self.batch) {
             // Perhaps the position fell between two frames of a journal that was written anew.
@@ -86,11 +143,12 @@ impl Feed {
         };
         let Some((after, _)) = batch.last() else { return Ok(Step { frames: 0, records: 0 }) };
         let after = *after;
-        let records = records_of(&batch)?;
-        if records.is_empty() {
+        let (records, gaps) = (records_of(&batch)?, gaps_of(&batch)?);
+        if records.is_empty() && gaps.is_empty() {
             self.position = after;
             return Ok(Step { frames: batch.len(), records: 0 });
         }
+        let count = records.len();
         let mut last_seqs = self.last_seqs.clone();
         for record in &records {
             let last = last_seqs.entry(record.node.clone()).or_default();
@@ -102,16 +160,13 @@ impl Feed {
             }
             *last = (*last).max(record.seq);
         }
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        apply(&transaction, &records)?;
-        if let Some(record) = records.last() {
-            let last_seq = last_seqs.get(&record.node).copied().unwrap_or(0);
-            keep_position(&transaction, &record.node, after, last_seq)?;
+        if let Some(node) = batch.last().map(|(_, frame)| frame.node.clone()) {
+            let last_seq = last_seqs.get(&node).copied().unwrap_or(0);
+            self.store.apply(&Batch { node, records, gaps, after: Applied { position: after, last_seq } })?;
         }
-        transaction.commit()?;
         self.last_seqs = last_seqs;
         self.position = after;
-        Ok(Step { frames: batch.len(), records: records.len() })
+        Ok(Step { frames: batch.len(), records: count })
     }
 
     fn rewind(&mut self, why: &'static str) -> Result<Step, LedgerError> {
@@ -123,87 +178,29 @@ impl Feed {
     }
 }
 
+/// Up to where the journal in `directory` is applied. A journal may have had several names, one after the other; what
+/// is known of other nodes is about other journals.
+pub(super) fn position_of(applied: &BTreeMap<NodeId, Applied>, directory: &Path) -> Result<Position, LedgerError> {
+    let nodes = journal::nodes(directory)?;
+    let positions = nodes.keys().filter_map(|node| applied.get(node)).map(|applied| applied.position);
+    Ok(positions.max().unwrap_or(Position::START))
+}
+
+fn gaps_of(batch: &[(Position, Frame)]) -> Result<Vec<Gap>, LedgerError> {
+    let frames = batch.iter().map(|(_, frame)| frame).filter(|frame| frame.kind == Kind::Gap);
+    let unreadable = |source| LedgerError::Unreadable { what: "a gap".to_owned(), source };
+    frames.map(|frame| frame.gap().map_err(unreadable)).collect()
+}
+
 fn records_of(batch: &[(Position, Frame)]) -> Result<Vec<Record>, LedgerError> {
     batch
         .iter()
         .filter(|(_, frame)| frame.kind == Kind::Record)
         .map(|(_, frame)| {
-            frame.record().map_err(|source| LedgerError::Unreadable {
+            frame.record().map(Record::into_kept).map_err(|source| LedgerError::Unreadable {
                 what: format!("record {} of node `{}`", frame.seq, frame.node),
                 source,
             })
         })
         .collect()
-}
-
-fn apply(transaction: &Transaction<'_>, records: &[Record]) -> Result<(), LedgerError> {
-    let mut sums = buckets::Sums::default();
-    let mut insertion = records::insertion(transaction)?;
-    for record in records {
-        if records::insert(&mut insertion, record)? {
-            sums.add(record);
-            continue;
-        }
-        let seq = sqlite::integer(record.seq);
-        match records::place_of(transaction, &record.id)? {
-            Some((node, there)) if node == record.node.as_str() && there == seq => {}
-            Some((node, there)) => {
-                if record.outcome == Outcome::Orphaned {
-                    tracing::warn!(record = %record.id, "an orphan was settled before, it is counted once");
-                } else {
-                    tracing::error!(record = %record.id, node, seq = there, "a call was recorded twice, it is counted once");
-                }
-                transaction.execute(
-                    "INSERT INTO duplicates (node, seq, id) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-                    (record.node.as_str(), seq, record.id.as_bytes()),
-                )?;
-            }
-            None => return Err(LedgerError::Disagrees { node: record.node.clone(), seq: record.seq }),
-        }
-    }
-    sums.write(transaction)
-}
-
-fn keep_position(
-    transaction: &Transaction<'_>,
-    node: &NodeId,
-    position: Position,
-    last_seq: u64,
-) -> Result<(), LedgerError> {
-    // There is one journal here. What other nodes' rows say of places was about one that is gone.
-    transaction
-        .execute("UPDATE positions SET segment = 0, \"offset\" = 0 WHERE node <> ? AND segment > 0", [node.as_str()])?;
-    transaction
-        .prepare_cached(
-            "INSERT INTO positions (node, segment, \"offset\", last_seq) VALUES (?, ?, ?, ?) ON CONFLICT (node) \
-             DO UPDATE SET segment = excluded.segment, \"offset\" = excluded.\"offset\", last_seq = excluded.last_seq",
-        )?
-        .execute((
-            node.as_str(),
-            sqlite::integer(position.segment),
-            sqlite::integer(position.offset),
-            sqlite::integer(last_seq),
-        ))?;
-    Ok(())
-}
-
-/// Up to where the journal is applied.
-pub(super) fn position(connection: &Connection) -> Result<Position, LedgerError> {
-    let row = connection
-        .prepare_cached("SELECT segment, \"offset\" FROM positions ORDER BY segment DESC, \"offset\" DESC LIMIT 1")?
-        .query_row((), |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    Ok(row.map_or(Position::START, |(segment, offset)| Position {
-        segment: sqlite::count(segment),
-        offset: sqlite::count(offset),
-    }))
-}
-
-/// The last seq of every node.
-pub(super) fn last_seqs(connection: &Connection) -> Result<BTreeMap<NodeId, u64>, LedgerError> {
-    let mut statement = connection.prepare_cached("SELECT node, last_seq FROM positions")?;
-    let rows = statement
-        .query_map((), |row| Ok((sqlite::word(0, row.get(0)?)?, sqlite::count(row.get(1)?))))?
-        .collect::<Result<_, _>>()?;
-    Ok(rows)
 }

@@ -17,7 +17,7 @@ use super::outgoing::Outgoing;
 use super::reply::{self, Refused, ReplyBody};
 use super::tap::{self, Tap};
 use super::upstream::{OnClientClose, Unmetered, Upstream};
-use super::{Proxy, headers, tunnel};
+use super::{OnFailure, Proxy, headers, tunnel};
 use crate::attribution::{self, Attributed};
 use crate::ids::RecordId;
 use crate::meter::{Ending, Moment, OpenCall};
@@ -228,7 +228,7 @@ async fn prepare(
     Ok(Prepared { upstream, wire, operation, consumption, call, intent, outgoing, body, kept, unspliced })
 }
 
-/// Puts the intent into the journal; what cannot be recorded is refused before it costs money.
+/// Puts the intent into the journal. What cannot be recorded is refused before it costs money, or passes unmetered.
 pub(crate) async fn open(
     proxy: &Arc<Proxy>,
     began: Moment,
@@ -241,15 +241,17 @@ pub(crate) async fn open(
         reason: Refused::Journal,
         message: "the call cannot be recorded at the moment, so it is not made; try again soon".into(),
     };
-    let (call, appended) = proxy.meter.open(began, intent.clone(), wire, consumption).map_err(|error| {
-        tracing::error!(error = &error as &dyn std::error::Error, "journal cannot record, refusing calls");
-        refusal()
-    })?;
+    let (call, appended) = match proxy.meter.open(began, intent.clone(), wire, consumption) {
+        Ok(opened) => opened,
+        // Why is said by the journal, once for all of them.
+        Err(_) if proxy.settings.on_failure == OnFailure::Pass => return Ok(proxy.meter.open_unmetered(intent)),
+        Err(_) => return Err(refusal()),
+    };
     let journal = proxy.meter.journal();
-    if !journal.is_synced_on_append()
-        && let Err(error) = journal.synced(appended).await
+    if !journal.is_synced(&appended)
+        && journal.synced(appended).await.is_err()
+        && proxy.settings.on_failure == OnFailure::Refuse
     {
-        tracing::error!(error = &error as &dyn std::error::Error, "journal cannot be synced, refusing calls");
         return Err(refusal());
     }
     Ok(call)
@@ -373,6 +375,7 @@ pub(crate) async fn pass(
         strips_usage,
         background,
         journal: Arc::clone(proxy.meter.journal()),
+        on_failure: proxy.settings.on_failure,
     };
     let mut tap = Tap::new(head, body, watch, settings);
     if let Err(error) = tap.head_may_go().await {

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::OnFailure;
 use super::background::Background;
 use super::idle::Idle;
 use super::strip::Strip;
@@ -44,13 +45,25 @@ pub(crate) struct Tap {
     idle: Idle,
     background: Option<Arc<Background>>,
     journal: Arc<Journal>,
-    /// With `durability = "power"`: what waits for the disk, and what is let go then.
+    on_failure: OnFailure,
+    /// What waits for the disk, and what is let go then: with `durability = "power"`, or where a write is stuck.
     syncing: Option<(Syncing, Option<Frame<Bytes>>)>,
     /// How the answer broke off, after what was held of it has gone on.
     cut: Option<BodyError>,
 }
 
 type Syncing = Pin<Box<dyn Future<Output = Result<(), JournalError>> + Send>>;
+
+/// Whether the end may be let go: where traffic matters more than its records, it may although its record may be lost.
+fn may_go(synced: Result<(), JournalError>, on_failure: OnFailure) -> Result<(), JournalError> {
+    match (synced, on_failure) {
+        (Err(error), OnFailure::Pass) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "an answer ends, its record may be lost");
+            Ok(())
+        }
+        (synced, _) => synced,
+    }
+}
 
 /// How a tap is made.
 pub(crate) struct Settings {
@@ -60,6 +73,7 @@ pub(crate) struct Settings {
     /// Finishes the call when its client leaves; `None`: the upstream is cancelled.
     pub(crate) background: Option<Arc<Background>>,
     pub(crate) journal: Arc<Journal>,
+    pub(crate) on_failure: OnFailure,
 }
 
 impl Tap {
@@ -72,6 +86,7 @@ impl Tap {
             idle: Idle::new(settings.idle_timeout),
             background: settings.background,
             journal: settings.journal,
+            on_failure: settings.on_failure,
             syncing: None,
             cut: None,
         };
@@ -85,7 +100,7 @@ impl Tap {
     /// Waits until the head of an answer without a body may go: it is the end.
     pub(crate) async fn head_may_go(&mut self) -> Result<(), JournalError> {
         match self.syncing.take() {
-            Some((syncing, _)) => syncing.await,
+            Some((syncing, _)) => may_go(syncing.await, self.on_failure),
             None => Ok(()),
         }
     }
@@ -94,7 +109,7 @@ impl Tap {
     fn finish(&mut self, outcome: Outcome, last: Option<Frame<Bytes>>) -> Option<Frame<Bytes>> {
         let appended = self.watch.take().and_then(|watch| watch.close(outcome));
         match appended {
-            Some(appended) if !self.journal.is_synced_on_append() => {
+            Some(appended) if !self.journal.is_synced(&appended) => {
                 self.syncing = Some((Box::pin(self.journal.synced(appended)), last));
                 None
             }
@@ -141,7 +156,7 @@ impl Body for Tap {
                 let synced = ready!(syncing.as_mut().poll(context));
                 let held = held.take();
                 this.syncing = None;
-                if let Err(error) = synced {
+                if let Err(error) = may_go(synced, this.on_failure) {
                     this.inner = None;
                     return Poll::Ready(Some(Err(BodyError::Journal(error))));
                 }

@@ -221,7 +221,7 @@ impl Tunnel {
             End::Upstream | End::Silence => Outcome::UpstreamCut,
         };
         if let Some(appended) = self.close(outcome)
-            && !journal.is_synced_on_append()
+            && !journal.is_synced(&appended)
             && let Err(error) = journal.synced(appended).await
         {
             tracing::error!(error = &error as &dyn std::error::Error, "a tunnel's record may be lost");

@@ -17,12 +17,13 @@ impl Serialize for MonthReport {
         let by: Vec<&str> = self.by.iter().map(|dimension| dimension.as_str()).collect();
         let rows: Vec<_> =
             self.rows.iter().map(|row| Line { by: &self.by, values: &row.values, counts: &row.counts }).collect();
-        let mut map = serializer.serialize_map(Some(5))?;
+        let mut map = serializer.serialize_map(Some(6))?;
         map.serialize_entry("month", &self.month.to_string())?;
         map.serialize_entry("timezone", &self.timezone)?;
         map.serialize_entry("by", &by)?;
         map.serialize_entry("rows", &rows)?;
         map.serialize_entry("total", &Line { by: &[], values: &[], counts: &self.total })?;
+        map.serialize_entry("unmetered_requests", &self.unmetered_requests)?;
         map.end()
     }
 }

@@ -86,7 +86,15 @@ fn notes(report: &MonthReport) -> String {
             grouped(total.unknown_requests)
         ));
     }
+    if report.unmetered_requests > 0 {
+        notes.push(unmetered(report.unmetered_requests));
+    }
     if notes.is_empty() { String::new() } else { format!("\n{}\n", notes.join("\n")) }
+}
+
+/// What every reader of a report must know of calls that are not in it.
+pub fn unmetered(requests: u64) -> String {
+    format!("Passed unmetered, and in no row: {} requests.", grouped(i128::from(requests)))
 }
 
 /// Text without what a terminal obeys: a client chooses the model's name. `-` where there is none.

@@ -172,7 +172,8 @@ fn json_has_the_promised_names() {
       "estimated": 70000
     },
     "unknown_requests": 3
-  }
+  },
+  "unmetered_requests": 0
 }
 "#);
 }

@@ -7,6 +7,11 @@
 
 #[path = "../support/asks.rs"]
 mod asks;
+#[path = "../support/calls.rs"]
+mod calls;
+#[expect(dead_code, reason = "each story uses what it needs")]
+#[path = "../support/chaos.rs"]
+mod chaos;
 #[path = "../support/fake_upstream.rs"]
 mod fake_upstream;
 #[path = "../support/machine.rs"]
@@ -27,13 +32,16 @@ mod crashes;
 mod crowds;
 mod dialects;
 mod disconnects;
+mod disk;
 mod drain;
 mod economy;
 mod egress;
 mod first_call;
+mod harness;
 mod hostile;
 mod jobs;
 mod leaving;
+mod ledgers;
 mod memory;
 mod orphans;
 mod prometheus;
@@ -43,6 +51,7 @@ mod reports;
 mod results;
 mod sdks;
 mod secrets;
+mod stalls;
 mod syscalls;
 mod usage;
 mod websockets;

@@ -1,14 +1,10 @@
 //! Refusals: what tokenmeter does not take is refused before it costs anything, in the provider's own words' shape.
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use http::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::asks::{self, Ask};
-use crate::stand::{PATIENCE, PAYERS, Stand, read, upstreams};
+use crate::stand::{PATIENCE, PAYERS, Stand, upstreams};
 
 /// A key of the right shape that nobody made.
 const UNKNOWN: &str = "tm_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
@@ -104,81 +100,4 @@ async fn told_to_refuse_the_unmetered_only_what_cannot_cost_passes_unmetered() {
     assert_eq!(stand.call("/openai/v1/models").method(Method::GET).send().await.status, 200);
     assert_eq!(stand.ask(&asks::chat()).send().await.status, 200);
     stand.metric_becomes("tokenmeter_refused_total", &[r#"reason="unmetered""#], 1.0).await;
-}
-
-/// A file system of a few megabytes.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// `None` where this process may not mount.
-    fn at(path: &Path) -> Option<Self> {
-        std::fs::create_dir_all(path).unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"]).arg(path).output();
-        mounted.is_ok_and(|output| output.status.success()).then(|| Self(path.to_owned()))
-    }
-
-    /// Leaves no room on it.
-    fn fill(&self) {
-        let mut file = std::fs::File::create(self.0.join("filler")).unwrap();
-        while file.write_all(&[0; 4096]).is_ok() {}
-    }
-
-    fn empty(&self) {
-        std::fs::remove_file(self.0.join("filler")).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        drop(Command::new("umount").arg("-l").arg(&self.0).status());
-    }
-}
-
-#[tokio::test]
-async fn a_full_disk_refuses_calls_before_they_cost_and_loses_none_in_flight() {
-    const IN_FLIGHT: usize = 24;
-    let mut stand = Stand::stopped(|base| format!("{}{PAYERS}", upstreams(base)));
-    let Some(disk) = SmallDisk::at(&stand.data().join("journal")) else {
-        eprintln!("SKIPPED: this process may not mount a small disk; run the stories as root to see a full one");
-        return;
-    };
-    stand.serve();
-    let mut in_flight = Vec::new();
-    for _ in 0..IN_FLIGHT {
-        in_flight.push(stand.ask(&asks::chat_stream()).fake("stall_after=3;words=9").begin().await);
-    }
-    disk.fill();
-    // What is left of the last page is still good for a few.
-    let mut passed = 0;
-    let refusal = loop {
-        let reply = stand.ask(&asks::messages()).send().await;
-        if reply.status != 200 {
-            break reply;
-        }
-        passed += 1;
-        assert!(passed < 40, "a full disk refuses nothing");
-    };
-    assert_eq!((refusal.status.as_u16(), &refusal.json()["type"]), (503, &json!("error")));
-    assert_eq!(refusal.headers["retry-after"], "1");
-    assert_eq!(stand.fake.requests().len(), IN_FLIGHT + passed, "the refused call reached nobody");
-    stand.metric_becomes("tokenmeter_refused_total", &[r#"reason="journal""#], 1.0).await;
-    let ready = stand.get(&format!("{}/readyz", stand.admin())).await;
-    assert_eq!(ready.status, 503, "{}", ready.text());
-
-    stand.fake.release("stall");
-    for answer in in_flight {
-        assert!(read(answer).await.is_whole);
-    }
-    let records = stand.records_when(IN_FLIGHT + passed);
-    assert!(records.iter().all(|record: &Value| record["provenance"] == "reported"));
-
-    disk.empty();
-    let began = std::time::Instant::now();
-    while stand.ask(&asks::chat()).send().await.status != 200 {
-        assert!(began.elapsed() < PATIENCE, "there is space again");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-    assert_eq!(stand.records_when(IN_FLIGHT + passed + 1).len(), stand.fake.requests().len());
-    stand.run(&["verify"]);
-    stand.kill();
 }

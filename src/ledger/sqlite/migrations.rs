@@ -2,12 +2,20 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use super::LedgerError;
+use super::buckets;
+use crate::ledger::LedgerError;
+
+/// A step: its statements, and what statements cannot do.
+type Step = (&'static str, Option<fn(&Transaction<'_>) -> Result<(), LedgerError>>);
 
 /// Every step, in order. A step that was released never changes.
-const STEPS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql")];
+const STEPS: &[Step] = &[
+    (include_str!("schema_1.sql"), None),
+    (include_str!("schema_2.sql"), None),
+    (include_str!("schema_3.sql"), Some(buckets::sum_up_days)),
+];
 
 /// Brings the schema up to date; refuses one from the future.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {
@@ -21,8 +29,11 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Le
     if found > known {
         return Err(LedgerError::TooNew { path: path.to_owned(), found, known });
     }
-    for step in STEPS.iter().skip(usize::try_from(found).unwrap_or(0)) {
-        transaction.execute_batch(step)?;
+    for (statements, finish) in STEPS.iter().skip(usize::try_from(found).unwrap_or(0)) {
+        transaction.execute_batch(statements)?;
+        if let Some(finish) = finish {
+            finish(&transaction)?;
+        }
     }
     transaction.pragma_update(None, "user_version", known)?;
     transaction.commit()?;
