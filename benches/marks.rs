@@ -7,16 +7,17 @@
 #![expect(clippy::indexing_slicing, reason = "so does what is not there")]
 #![expect(clippy::print_stdout, reason = "a bench says what it measured")]
 
-#[path = "support/calls.rs"]
 #[expect(dead_code, reason = "each bench uses what it needs")]
+#[path = "../tests/support/calls.rs"]
 mod calls;
+#[expect(dead_code, reason = "each bench uses what it needs")]
+#[path = "../tests/support/intents.rs"]
+mod intents;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use calls::Calls;
-use jiff::{SignedDuration, Timestamp};
-use tokenmeter::journal::{Journal, Settings};
+use tokenmeter::journal::Journal;
 use tokenmeter::meter::{Meter, Moment};
 use tokenmeter::metrics::{Limits, Metrics};
 use tokenmeter::operation::Operation;
@@ -26,7 +27,7 @@ use tokenmeter::wires::{self, Consumption};
 const UNITS: usize = 50;
 /// Marks of one call: as many seconds does it stream.
 const MARKS: usize = 20;
-const CALLS: usize = 100;
+const CALLS: u64 = 100;
 
 /// A wire, and an event of its stream; `@` stands where the text is.
 const KINDS: [(&str, Operation, &str); 3] = [
@@ -52,7 +53,7 @@ const WORDS: [&str; 8] = [" The", " meter", " counts", " every", " token", " tha
 fn main() {
     for (wire, operation, event) in KINDS {
         let folder = tempfile::tempdir().unwrap();
-        let journal = Journal::open(Settings::at(folder.path().to_owned()));
+        let journal = Journal::open(calls::settings(folder.path()));
         let metrics = Arc::new(Metrics::new(Limits::default()));
         let meter = Meter::start(Arc::new(journal.unwrap().journal), Arc::new(PriceBook::bundled()), metrics).unwrap();
         let wire = wires::by_name(wire).unwrap();
@@ -60,7 +61,8 @@ fn main() {
         let mut times = Vec::new();
         // The first call has the tokenizer's tables loaded, and is left out.
         let mut ticks = 0;
-        for (number, (intent, _)) in Calls::new(Timestamp::now(), SignedDuration::ZERO).take(CALLS + 1).enumerate() {
+        for number in 0..=CALLS {
+            let intent = intents::intent(&calls::record(number, CALLS));
             let (mut call, _) = meter.open(Moment::now(), intent, wire, Consumption::Now).unwrap();
             let mut observer = wire.observer(operation, wire.name());
             call.answered(200);

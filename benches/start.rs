@@ -8,24 +8,22 @@
 #![expect(clippy::indexing_slicing, reason = "so does what is not there")]
 #![expect(clippy::print_stdout, reason = "a bench says what it measured")]
 
-#[path = "support/calls.rs"]
+#[path = "../tests/support/calls.rs"]
 mod calls;
+#[path = "../tests/support/intents.rs"]
+mod intents;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use calls::Calls;
-use jiff::{SignedDuration, Timestamp};
-use tokenmeter::journal::{Journal, Settings};
-use tokenmeter::ledger::{Applier, Place};
+use tokenmeter::journal::Journal;
 
 /// Of the frames that are not applied, those of calls in flight: an intent and a mark each.
 const IN_FLIGHT: usize = 50;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn main() {
     let numbers: Vec<usize> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
@@ -50,7 +48,7 @@ fn main() {
     for _ in 0..rounds {
         fill(&directory, frames);
         let (server, admin, time) = start(&config);
-        println!("ready after {:.1} ms", time.as_secs_f64() * 1_000.0);
+        println!("ready after {} ms", time.as_millis());
         times.push(time);
         kill_when_applied(server, &admin);
     }
@@ -74,35 +72,24 @@ fn ledger_of(records: usize) -> PathBuf {
         std::fs::remove_dir_all(&unfinished).unwrap();
     }
     let data = unfinished.join("data");
-    std::fs::create_dir_all(&data).unwrap();
-    let journal = Arc::new(open(&data));
-    let applier = Applier::start(Arc::clone(&journal), &Place::Sqlite(data.join("ledger.db")), None, || {}).unwrap();
-    let begin: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-    for (_, record) in Calls::new(begin, SignedDuration::from_secs(27)).take(records) {
-        journal.append_record(record).unwrap();
-    }
-    assert!(applier.stop(PATIENCE * 10), "the ledger takes too long");
-    drop(journal);
+    calls::fill(&data, u64::try_from(records).unwrap(), |_| {});
     std::fs::rename(&unfinished, &directory).unwrap();
     directory
 }
 
-fn open(data: &Path) -> Journal {
-    let settings = Settings::at(data.join("journal"));
-    Journal::open(settings).unwrap().journal
-}
-
 /// Appends so many frames, as a server that was killed leaves them.
 fn fill(directory: &Path, frames: usize) {
-    let journal = open(&directory.join("data"));
-    let now = Timestamp::now();
-    for (number, (intent, record)) in Calls::new(now, SignedDuration::from_millis(3)).take(frames / 2).enumerate() {
+    let journal = Journal::open(calls::settings(&directory.join("data"))).unwrap().journal;
+    let calls = frames / 2;
+    for number in 0..calls {
+        let record = calls::record(u64::try_from(number).unwrap(), u64::try_from(calls).unwrap());
+        let intent = intents::intent(&record);
         journal.append_intent(&intent).unwrap();
         if number >= IN_FLIGHT {
             journal.append_record(record).unwrap();
-            continue;
+        } else {
+            journal.append_progress(&intents::progress(intent.id, intent.started_at, 100)).unwrap();
         }
-        journal.append_progress(&calls::progress(intent.id, intent.started_at, 100)).unwrap();
     }
 }
 

@@ -29,7 +29,7 @@ use crate::metrics::{Limits, Metrics};
 use crate::period::Month;
 use crate::pricing::PriceBook;
 use crate::proxy::upstream::{self, Base};
-use crate::proxy::{OnFailure, Proxy};
+use crate::proxy::{OnFailure, Proxy, Tls};
 use crate::report::{self, DEFAULT_BY, MonthReport};
 
 /// How long a start waits for another process to let go of this one's name in a shared ledger.
@@ -87,12 +87,15 @@ pub fn serve(config: Config, listening: impl FnOnce(&Addresses)) -> anyhow::Resu
         .enable_all()
         .build()
         .context("cannot start threads")?;
+    // Beside the books: each of them takes as long.
+    let tls = std::thread::Builder::new().name("tls".into()).spawn(Tls::load)?;
     let books = Books::open(&config)?;
+    let tls = tls.join().map_err(|_| anyhow::anyhow!("cannot load the certificate authorities"))??;
     books.journal.wake_when_stalled(Waker::from(Arc::new(Rouse(runtime.handle().clone()))));
     let stop = watch::Sender::new(false);
     let keys = Arc::new(KeySet::new(config.attribution.keys.clone()));
     let keeper = Keeper::start(&books, Arc::clone(&keys), config.report.zone.clone())?;
-    let served = runtime.block_on(run(config, &books, keys, &stop, listening));
+    let served = runtime.block_on(run(config, &books, &tls, keys, &stop, listening));
     // Calls that outlived the drain end here; each still closes, so the meter must outlive the runtime.
     runtime.shutdown_timeout(CUT_TIMEOUT);
     keeper.stop();
@@ -128,6 +131,7 @@ pub struct Addresses {
 async fn run(
     config: Config,
     books: &Books,
+    tls: &Tls,
     keys: Arc<KeySet>,
     stop: &watch::Sender<bool>,
     listening: impl FnOnce(&Addresses),
@@ -139,7 +143,7 @@ async fn run(
     let attribution = Arc::new(Attribution::new(config.attribution, keys));
     let (proxy_address, on_failure) = (config.proxy.listen, config.proxy.on_failure);
     let (meter, metrics) = (Arc::clone(&books.meter), Arc::clone(&books.metrics));
-    let proxy = Proxy::new(config.proxy, config.upstreams, attribution, meter, metrics)?;
+    let proxy = Proxy::new(config.proxy, config.upstreams, attribution, meter, metrics, tls)?;
     let proxy = proxy.listen().await.with_context(|| format!("cannot listen on {proxy_address} (`listen.proxy`)"))?;
     let live = Arc::new(Live {
         books: books.clone(),
@@ -229,6 +233,8 @@ struct Books {
 
 impl Books {
     fn open(config: &Config) -> anyhow::Result<Self> {
+        // Beside the rest: it takes longer than reading the journal.
+        let prices = std::thread::Builder::new().name("prices".into()).spawn(PriceBook::bundled)?;
         let places = Places::of(&config.ledger);
         journal::make_directory(&config.ledger.directory)
             .with_context(|| format!("cannot make `{}` (`ledger.directory`)", config.ledger.directory.display()))?;
@@ -251,7 +257,7 @@ impl Books {
         drop(ledger);
         let journal = Arc::new(opened.journal);
         let metrics = Arc::new(Metrics::new(Limits::default()));
-        let prices = Arc::new(PriceBook::bundled());
+        let prices = Arc::new(prices.join().map_err(|_| anyhow::anyhow!("cannot load the list prices"))?);
         let meter =
             Meter::start(Arc::clone(&journal), prices, Arc::clone(&metrics)).context("cannot start a thread")?;
         meter.remember(jobs_seen.into_iter().flatten().chain(opened.jobs_seen));

@@ -31,12 +31,11 @@ use crate::metrics::Metrics;
 use crate::wires::{self, Wire};
 
 use background::Background;
-use connect::Tls;
 use demo::Demo;
 use route::Routes;
 use upstream::Upstream;
 
-pub use connect::ConnectError;
+pub use connect::{ConnectError, Tls};
 pub use listen::Listening;
 pub use route::RESERVED_NAMES;
 
@@ -102,14 +101,14 @@ impl Proxy {
         attribution: Arc<Attribution>,
         meter: Arc<Meter>,
         metrics: Arc<Metrics>,
+        tls: &Tls,
     ) -> Result<Arc<Self>, ConnectError> {
         metrics.expect_refusals(&reply::Refused::reasons());
         let tasks = TaskTracker::new();
-        let tls = Tls::load()?;
         let demo = Arc::new(Demo::new(tasks.clone()));
         let default_wire = upstreams.first().map_or(&wires::openai::OpenAi as &dyn Wire, |first| first.wire);
         let upstreams: Result<Vec<_>, _> =
-            upstreams.into_iter().map(|one| Upstream::new(one, &tls, &demo).map(Arc::new)).collect();
+            upstreams.into_iter().map(|one| Upstream::new(one, tls, &demo).map(Arc::new)).collect();
         let Settings { finish_calls_max, finish_timeout, finish_bytes_max, .. } = settings;
         let background = Background::new(tasks.clone(), finish_calls_max, finish_timeout, finish_bytes_max);
         let (routes, background) = (Routes::new(upstreams?), Arc::new(background));

@@ -1,11 +1,14 @@
 //! A journal torn at any byte loses what was torn and nothing else: every whole record is in the ledger once, nothing is
 //! invented, and calls without a record are orphans with what their last mark says.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 #![expect(clippy::indexing_slicing, reason = "so does what is not there")]
 
-#[path = "../benches/support/calls.rs"]
+#[expect(dead_code, reason = "a few calls are enough here")]
+#[path = "support/calls.rs"]
 mod calls;
+#[path = "support/intents.rs"]
+mod intents;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,12 +16,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use calls::{Calls, progress};
-use jiff::{SignedDuration, Timestamp};
+use intents::{intent, progress};
+use jiff::Timestamp;
 use tempfile::TempDir;
 use tokenmeter::ids::RecordId;
 use tokenmeter::journal::{Journal, JournalError, Kind, Limits, Opened, Position, Reader, Settings};
-use tokenmeter::ledger::{Filter, Ledger, Place, catch_up};
+use tokenmeter::ledger::{Filter, Ledger, catch_up};
 use tokenmeter::meter::{Meter, Moment};
 use tokenmeter::metrics::{self, Metrics};
 use tokenmeter::pricing::PriceBook;
@@ -70,7 +73,7 @@ impl Left {
     fn make() -> Self {
         // In memory where that is possible: every try is synced.
         let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-        let mut calls = Calls::new("2026-11-01T00:00:00Z".parse().unwrap(), SignedDuration::from_mins(7)).map(short);
+        let mut calls = (0..100).map(|number| short(calls::record(number, 100)));
         let mut before = Known::new();
         let across = {
             let journal = open(folder.path()).unwrap().journal;
@@ -117,11 +120,11 @@ impl Left {
                         let progress = frame.progress().unwrap();
                         Meaning::Brought(progress.id, progress.delivered_tokens)
                     }
+                    Kind::Gap => unreachable!("nobody appended one"),
                     Kind::Record => {
                         let record = frame.record().unwrap();
                         Meaning::Ends(record.id, record.tokens.output)
                     }
-                    Kind::Gap => panic!("nobody appended a gap"),
                 };
                 (usize::try_from(after.offset).unwrap(), meaning)
             })
@@ -153,18 +156,14 @@ impl Left {
 }
 
 /// The call without what only makes its frames long.
-fn short((intent, record): (Intent, Record)) -> (Intent, Record) {
-    let intent = Intent { app: None, key: None, tags: Tags::new(), ..intent };
-    let record = Record { app: None, key: None, tags: Tags::new(), usage_raw: None, price: None, ..record };
-    (intent, record)
+fn short(record: Record) -> (Intent, Record) {
+    let outcome = Outcome::Completed;
+    let record = Record { app: None, key: None, tags: Tags::new(), usage_raw: None, price: None, outcome, ..record };
+    (intent(&record), record)
 }
 
 fn at() -> Timestamp {
     "2026-11-01T12:00:00Z".parse().unwrap()
-}
-
-fn ledger(folder: &Path) -> Place {
-    Place::Sqlite(folder.join("ledger.db"))
 }
 
 fn segment(folder: &Path, number: u64) -> PathBuf {
@@ -177,11 +176,11 @@ fn segments(folder: &Path) -> BTreeSet<u64> {
 }
 
 fn open(folder: &Path) -> Result<Opened, JournalError> {
-    Journal::open(Settings { segment_bytes_max: SEGMENT_BYTES_MAX, ..Settings::at(folder.join("journal")) })
+    Journal::open(Settings { segment_bytes_max: SEGMENT_BYTES_MAX, ..calls::settings(folder) })
 }
 
 fn apply(folder: &Path) {
-    catch_up(&folder.join("journal"), &ledger(folder), PATIENCE).unwrap();
+    catch_up(&folder.join("journal"), &calls::place(folder), PATIENCE).unwrap();
 }
 
 /// Starts as a server does, as far as its books go, and stops. What was open.
@@ -202,7 +201,7 @@ fn start(folder: &Path) -> Result<usize, JournalError> {
 
 /// What the ledger knows of every call, once it is seen to be in order.
 fn known(folder: &Path) -> Known {
-    let ledger = Ledger::open(&ledger(folder)).unwrap();
+    let ledger = Ledger::open(&calls::place(folder)).unwrap();
     let verified = ledger.verify().unwrap().unwrap();
     let records = ledger.records(&Filter::default(), None, usize::MAX).unwrap();
     assert_eq!(verified.records, u64::try_from(records.len()).unwrap());

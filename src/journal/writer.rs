@@ -249,6 +249,17 @@ impl Writer {
         Ok(written)
     }
 
+    /// Appends a mark of progress, unless intents are refused, or its call is over or was never open here. Blocks.
+    pub(super) fn append_progress(&self, id: RecordId, buffer: &mut [u8]) -> Result<(), JournalError> {
+        check_length(buffer)?;
+        frame::seal(buffer, Kind::Progress, 0);
+        let mut active = self.active();
+        if active.open.contains_key(&id) {
+            self.append_unless_refusing(&mut active, buffer)?;
+        }
+        Ok(())
+    }
+
     /// Appends a gap, unless intents are refused. Blocks.
     pub(super) fn append_gap(&self, buffer: &mut [u8]) -> Result<Written, JournalError> {
         check_length(buffer)?;
@@ -269,17 +280,6 @@ impl Writer {
             return Err(self.refused(active, error));
         }
         Ok(Written { end: active.end, seq: 0 })
-    }
-
-    /// Appends a mark of progress, as an intent is; nothing where its call is over, or was never open here. Blocks.
-    pub(super) fn append_progress(&self, id: RecordId, buffer: &mut [u8]) -> Result<(), JournalError> {
-        check_length(buffer)?;
-        frame::seal(buffer, Kind::Progress, 0);
-        let mut active = self.active();
-        if !active.open.contains_key(&id) {
-            return Ok(());
-        }
-        self.append_unless_refusing(&mut active, buffer).map(drop)
     }
 
     /// Appends a record, on the ballast's space if there is no other. Gives it its seq.

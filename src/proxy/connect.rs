@@ -117,7 +117,7 @@ fn tcp(timeout: Duration) -> HttpConnector {
 }
 
 /// TLS as upstreams share it: the system's certificate authorities are read once.
-pub(crate) struct Tls {
+pub struct Tls {
     roots: RootCertStore,
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
@@ -125,8 +125,8 @@ pub(crate) struct Tls {
 
 impl Tls {
     /// Reads the system's authorities. A system without any is no error here: an upstream over plain HTTP works all the
-    /// same, one over TLS fails with its own words.
-    pub(crate) fn load() -> Result<Self, ConnectError> {
+    /// same, one over TLS fails with its own words. Takes tens of milliseconds.
+    pub fn load() -> Result<Self, ConnectError> {
         let mut roots = RootCertStore::empty();
         let (known, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if known == 0 {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use tokenmeter::ids::{NodeId, RecordId};
-use tokenmeter::journal::{self, Durability, Journal};
+use tokenmeter::journal::{self, Journal};
 use tokenmeter::ledger::{Applier, Filter, Ledger, LedgerError, Place, PostgresSettings};
 use tokenmeter::record::Record;
 use tokio::task::JoinSet;

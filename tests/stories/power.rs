@@ -300,15 +300,16 @@ fn open(root: &Path, prices: &Arc<PriceBook>) -> Result<(BTreeMap<String, Record
         seq_floors: ledger.last_seqs().map_err(|error| told(&error))?,
         ..Settings::at(data.join("journal"))
     };
-    let Opened { journal, open_intents, .. } = Journal::open(settings).map_err(|error| told(&error))?;
+    let Opened { journal, open_intents, mut progress, .. } = Journal::open(settings).map_err(|error| told(&error))?;
     let journal = Arc::new(journal);
     let meter =
         Meter::start(Arc::clone(&journal), Arc::clone(prices), Arc::new(Metrics::new(Limits::default()))).unwrap();
     for intent in open_intents {
-        meter.close_orphan(intent, Moment::now());
+        let brought = progress.remove(&intent.id);
+        meter.close_orphan(intent, brought, Moment::now());
     }
     meter.stop(Duration::from_secs(1));
-    let applier = Applier::start(Arc::clone(&journal), &place, || {}).map_err(|error| told(&error))?;
+    let applier = Applier::start(Arc::clone(&journal), &place, None, || {}).map_err(|error| told(&error))?;
     if !applier.stop(Duration::from_secs(20)) {
         return Err("the journal cannot be applied".to_owned());
     }
