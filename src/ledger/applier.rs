@@ -26,7 +26,7 @@ const TRY_AGAIN: Duration = Duration::from_millis(250);
 /// How often it looks whether the ledger is still there.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often segments are looked for that were kept for long enough.
-const KEPT_EVERY: Duration = Duration::from_secs(60);
+const KEPT_EVERY: Duration = Duration::from_mins(1);
 /// How often a failure that goes on is logged.
 const LOG_AGAIN: Duration = Duration::from_secs(30);
 

@@ -46,10 +46,10 @@ mod tests {
 
     /// What is told of a wall that shows these seconds.
     fn told(clock: &Clock, shown: f64) -> (f64, Option<u64>) {
-        #[expect(clippy::cast_possible_truncation, reason = "milliseconds of a test")]
+        #[expect(clippy::cast_possible_truncation, clippy::float_arithmetic, reason = "milliseconds of a test")]
         let shown = Timestamp::from_millisecond((shown * 1000.0) as i64).unwrap();
         let (told, stepped) = clock.tell(shown);
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a test")]
+        #[expect(clippy::cast_precision_loss, clippy::float_arithmetic, reason = "milliseconds of a test")]
         let told = told.as_millisecond() as f64 / 1000.0;
         (told, stepped.map(|step| step.as_secs()))
     }
