@@ -24,7 +24,9 @@ async fn nothing_is_asked_and_nothing_ends_before_it_is_on_the_disk_and_many_cal
     let Some(strace) = tool("STRACE") else { return };
     let mut stand = Stand::stopped(power);
     let log = stand.path().join("trace");
-    let options: Vec<&str> = WHOLE.iter().chain(&["-e", TRACED]).copied().collect();
+    // A disk that takes its time, so that calls gather whatever else the machine does.
+    let slowly = ["-e", TRACED, "-e", "inject=fdatasync:delay_exit=100000"];
+    let options: Vec<&str> = WHOLE.iter().chain(&slowly).copied().collect();
     stand.serve_as(traced(&strace, &log, &options, &stand.command(&["serve"])));
     let (proxy, upstream) = (stand.proxy().replace("http://", ""), stand.fake.address().to_string());
     let http = http_with_pool();
