@@ -146,6 +146,8 @@ async fn a_result_that_is_cut_is_counted_when_it_passes_whole() {
 #[tokio::test]
 async fn a_counted_job_stays_counted_across_a_kill() {
     let mut stand = Stand::start();
+    let backup = stand.path().join("before.db");
+    stand.run(&["backup", backup.to_str().unwrap()]);
     let (counted, open) = (begin(&stand).await, begin(&stand).await);
     let path = |id: &str| format!("/openai/v1/responses/{id}");
     for _ in 0..2 {
@@ -156,6 +158,7 @@ async fn a_counted_job_stays_counted_across_a_kill() {
     for file in ["ledger.db", "ledger.db-wal", "ledger.db-shm"] {
         std::fs::remove_file(stand.data().join(file)).unwrap();
     }
+    std::fs::copy(&backup, stand.data().join("ledger.db")).unwrap();
     stand.serve();
     fetch(&stand, &path(&counted)).await;
     stand.kill();
