@@ -97,6 +97,22 @@ fn nobody_stands_still_while_a_write_is_stuck_and_what_waits_is_written_in_order
 }
 
 #[test]
+fn a_record_does_not_overtake_its_intent_that_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = open(folder.path()).journal;
+    for second in 0..100 {
+        let intent = intent(second);
+        let stuck = journal.writer.active();
+        journal.submit_intent(&intent).unwrap();
+        drop(stuck);
+        // Nobody writes at this moment, and the journal's thread has yet to wake.
+        journal.submit_record(bare_record(&intent)).unwrap();
+        journal.drain(PATIENCE);
+    }
+    is_in_order(folder.path(), 100);
+}
+
+#[test]
 fn seqs_have_no_gap_where_writes_stall_again_and_again() {
     let folder = tempfile::tempdir().unwrap();
     let journal = Journal::open(Settings { segment_bytes_max: 100 << 10, ..settings(folder.path()) }).unwrap().journal;
