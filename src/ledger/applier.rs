@@ -293,13 +293,15 @@ impl<'a> Work<'a> {
         if step.records > 0 {
             self.shared.records_applied.fetch_add(step.records as u64, Ordering::Relaxed);
             self.shared.commits.fetch_add(1, Ordering::Relaxed);
-            self.is_lasting = self.is_lasting || self.make_lasting();
-            if self.is_lasting
-                && let Err(error) = journal.remove_applied(applied)
-            {
-                tracing::warn!(error = %in_full(&error), "applied journal segments stay on disk");
-            }
             (self.on_commit)();
+        }
+        // Also where nothing was applied: a segment may wait until a record behind it is on the disk, and a journal that is
+        // full gets no more records.
+        self.is_lasting = self.is_lasting || self.make_lasting();
+        if self.is_lasting
+            && let Err(error) = journal.remove_applied(applied)
+        {
+            tracing::warn!(error = %in_full(&error), "applied journal segments stay on disk");
         }
     }
 
