@@ -73,7 +73,7 @@ async fn a_ledger_that_does_not_wait_for_the_disk_opens_after_a_power_cut_too() 
     let seed = seed();
     let run = record(&strace, "process", &[]).await;
     // Nothing is promised but order: what is there is right, and it goes on.
-    let tried = try_states(&run, if is_long() { 10_000 } else { 200 }, seed, &|_, _| false);
+    let tried = try_states(&run, if is_long() { 10_000 } else { 100 }, seed, &|_, _| false);
     eprintln!("{tried} crash states, {} records", run.records.len());
 }
 
@@ -83,7 +83,7 @@ async fn what_the_ledger_could_not_sync_stays_in_the_journal() {
     let seed = seed();
     // Counted by thread, and only the one that applies comes so far.
     let run = record(&strace, "power", &["-e", "inject=fsync:error=EIO:when=60+5"]).await;
-    let tried = try_states(&run, if is_long() { 10_000 } else { 300 }, seed, &|line, moment| line <= moment);
+    let tried = try_states(&run, if is_long() { 10_000 } else { 150 }, seed, &|line, moment| line <= moment);
     let failed = run.recording.failed_syncs();
     eprintln!("{tried} crash states, {failed} syncs failed, {} records", run.records.len());
     assert!(failed > 5, "{failed} syncs failed");
