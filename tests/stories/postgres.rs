@@ -396,7 +396,16 @@ async fn two_servers_of_one_name_are_told_so() {
     one.ask(&asks::chat()).send().await;
     lag_ends(&one).await;
     let other = stopped(&cluster, "node = \"fra\"");
-    let output = other.command(&["serve"]).output().unwrap();
+    let mut second = other.command(&["serve"]);
+    let mut second = second.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let begun = Instant::now();
+    while second.try_wait().unwrap().is_none() {
+        if begun.elapsed() > PATIENCE * 2 {
+            second.kill().unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let output = second.wait_with_output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success());
     assert!(error.contains("another process writes records of node `fra`") && error.contains("ledger.node"), "{error}");
