@@ -181,11 +181,11 @@ async fn a_full_disk_refuses_calls_before_they_cost_and_loses_none_in_flight() {
 #[tokio::test]
 async fn a_disk_that_is_full_again_and_again_under_load_costs_no_record() {
     const CLIENTS: u64 = 6;
-    let cycles = if is_long() { 200 } else { 20 };
+    let cycles = if is_long() { 100 } else { 20 };
     let mut dice = Dice::new(seed());
     let mut stand = stopped();
     // Journal and ledger share it, so that they fight for the last page.
-    let disk = SmallDisk::at(&stand.data(), if is_long() { 512 } else { 96 });
+    let disk = SmallDisk::at(&stand.data(), if is_long() { 256 } else { 96 });
     stand.serve();
     let (is_over, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let mut clients = JoinSet::new();
