@@ -22,10 +22,8 @@ const BATCH_BYTES: usize = 256 << 10;
 
 /// How long an append waits for another's `write`, which takes a few microseconds when all is well.
 const SPIN: Duration = Duration::from_micros(20);
-/// A `write` that takes this long is stuck: nobody spins for it any more.
-const STUCK: Duration = Duration::from_millis(1);
-/// A `write` that took this long says that the disk is slow.
-const SLOW: Duration = Duration::from_millis(20);
+/// A `write` that took this long after it was seen says that the disk is slow.
+const SLOW: Duration = Duration::from_millis(10);
 /// How long after that the journal's thread does all the writing: a disk that throttles does so again and again.
 const AVOID_SLOW: Duration = Duration::from_secs(1);
 /// A `write` that does not return for this long makes the node unready: others may still take calls.
@@ -64,8 +62,11 @@ pub(super) struct Front {
 #[derive(Debug)]
 pub(super) struct State {
     told: Told,
-    /// Since when somebody has the turn to write.
-    busy_since: Option<Instant>,
+    /// Whether somebody has the turn to write, and how many turns there were.
+    is_busy: bool,
+    turns: u64,
+    /// When the journal's thread saw for the second time that it is the same turn: who appends reads no clock.
+    stuck_since: Option<Instant>,
     slow_until: Option<Instant>,
     queue: VecDeque<Waiting>,
     queue_bytes: usize,
@@ -94,7 +95,9 @@ impl Front {
     pub(super) fn new(bytes_max: u64, told: Told) -> Self {
         let state = State {
             told,
-            busy_since: None,
+            is_busy: false,
+            turns: 0,
+            stuck_since: None,
             slow_until: None,
             queue: VecDeque::new(),
             queue_bytes: 0,
@@ -116,22 +119,20 @@ impl Front {
     /// Begins the caller's turn, which has the lock that `take` gives; or lets `frame` wait where that is not to be had
     /// within the time of a few writes.
     pub(super) fn begin_or_wait<T>(&self, frame: Frame, take: impl Fn() -> Option<T>) -> Result<Turn<T>, JournalError> {
-        let begun = Instant::now();
+        let mut begun = None;
         let mut state = self.state();
         loop {
-            if state.may_write_inline(begun)
+            if state.may_write_inline()
                 && let Some(taken) = take()
             {
-                self.begin(&mut state, begun);
+                self.begin(&mut state);
                 if !std::mem::replace(&mut state.is_watched, true) {
                     self.wake_thread(&mut state);
                 }
                 return Ok(Turn::Taken(taken, frame));
             }
-            if !state.may_write_inline(begun)
-                || state.stuck_for().is_some_and(|stuck| stuck >= STUCK)
-                || begun.elapsed() >= SPIN
-            {
+            let begun = *begun.get_or_insert_with(Instant::now);
+            if !state.may_write_inline() || state.stuck_since.is_some() || begun.elapsed() >= SPIN {
                 return self.enqueue(&mut state, frame).map(|ticket| Turn::Waits(At::Waiting(ticket)));
             }
             drop(state);
@@ -144,11 +145,12 @@ impl Front {
 
     /// Notes that the caller, who has the writer's lock, has the turn.
     pub(super) fn has_begun(&self) {
-        self.begin(&mut self.state(), Instant::now());
+        self.begin(&mut self.state());
     }
 
-    fn begin(&self, state: &mut State, now: Instant) {
-        state.busy_since = Some(now);
+    fn begin(&self, state: &mut State) {
+        state.is_busy = true;
+        state.turns = state.turns.wrapping_add(1);
         self.is_free.store(false, Ordering::Relaxed);
     }
 
@@ -157,9 +159,9 @@ impl Front {
         let mut state = self.state();
         let has_appended = state.told.end != told.end;
         state.told = told;
-        let now = Instant::now();
-        if state.busy_since.take().is_some_and(|since| now.saturating_duration_since(since) >= SLOW) {
-            state.slow_until = now.checked_add(AVOID_SLOW);
+        state.is_busy = false;
+        if state.stuck_since.take().is_some_and(|since| since.elapsed() >= SLOW) {
+            state.slow_until = Instant::now().checked_add(AVOID_SLOW);
         }
         // Under this lock too: who sees that nobody writes finds the writer's open.
         unlock();
@@ -194,7 +196,7 @@ impl Front {
         let ticket = Arc::new(Ticket::default());
         state.queue_bytes = bytes;
         state.queue.push_back(Waiting { frame, ticket: Arc::clone(&ticket) });
-        if state.busy_since.is_none() {
+        if !state.is_busy || !state.is_watched {
             self.wake_thread(state);
         }
         Ok(ticket)
@@ -252,7 +254,10 @@ impl Front {
         let state = self.state();
         let told = state.told.failure.clone();
         told.or_else(|| self.is_full(state.told.bytes, 0)).or_else(|| {
-            let stuck = state.stuck_for().filter(|stuck| *stuck >= UNREADY)?;
+            let stuck = state.stuck_since?.elapsed();
+            if stuck < UNREADY {
+                return None;
+            }
             Some(format!("the disk has not taken a write of the journal for {} s", stuck.as_secs()))
         })
     }
@@ -261,7 +266,7 @@ impl Front {
     pub(super) fn drain(&self, timeout: Duration) {
         let begun = Instant::now();
         let mut state = self.state();
-        while state.busy_since.is_some() || !state.queue.is_empty() {
+        while state.is_busy || !state.queue.is_empty() {
             let left = timeout.saturating_sub(begun.elapsed());
             if left.is_zero() {
                 return;
@@ -301,7 +306,7 @@ impl Front {
             state.is_watched = false;
             self.work.wait(state).unwrap_or_else(PoisonError::into_inner)
         };
-        state.thread_sleeps = false;
+        (state.thread_sleeps, state.is_watched) = (false, true);
         state
     }
 }
@@ -316,13 +321,25 @@ pub(super) enum Turn<T> {
 
 impl State {
     /// Whether who appends may write himself. Not in front of what waits: a call's intent comes before its record.
-    fn may_write_inline(&self, now: Instant) -> bool {
-        self.queue.is_empty() && self.slow_until.is_none_or(|until| now >= until)
+    fn may_write_inline(&mut self) -> bool {
+        if self.slow_until.is_some_and(|until| Instant::now() >= until) {
+            self.slow_until = None;
+        }
+        self.queue.is_empty() && self.slow_until.is_none()
     }
 
-    /// For how long somebody has had the turn.
-    pub(super) fn stuck_for(&self) -> Option<Duration> {
-        self.busy_since.map(|since| since.elapsed())
+    /// Looks whether it is the turn that was seen before, which is stuck then. `seen` is for the next look.
+    pub(super) fn is_stuck(&mut self, seen: &mut u64) -> bool {
+        let was_seen = std::mem::replace(seen, self.turns) == self.turns;
+        if self.is_busy && was_seen && self.stuck_since.is_none() {
+            self.stuck_since = Some(Instant::now());
+        }
+        self.stuck_since.is_some()
+    }
+
+    /// How many turns there were, and whether one is under way.
+    pub(super) fn turns(&self) -> (u64, bool) {
+        (self.turns, self.is_busy)
     }
 
     pub(super) fn has_queue(&self) -> bool {
@@ -331,9 +348,5 @@ impl State {
 
     pub(super) fn is_closing(&self) -> bool {
         self.is_closing
-    }
-
-    pub(super) fn end(&self) -> Position {
-        self.told.end
     }
 }

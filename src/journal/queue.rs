@@ -10,10 +10,9 @@ use std::time::Duration;
 use super::JournalError;
 use super::writer::Writer;
 
-/// How often the thread looks at the writes of others while there are any.
+/// How often the thread looks at the writes of others while there are any. One that it sees twice is stuck, and holds up
+/// more than its own call.
 const WATCH_EVERY: Duration = Duration::from_millis(10);
-/// A write that takes longer holds up more than its own call.
-const STALLED: Duration = Duration::from_millis(5);
 /// So many looks without a write in between, and the thread sleeps until there is one.
 const QUIET_LOOKS: u32 = 20;
 
@@ -50,18 +49,19 @@ impl Drop for Thread {
 
 fn run(writer: &Writer) {
     let front = &writer.front;
-    let (mut quiet_looks, mut seen) = (0_u32, front.end());
+    let (mut quiet_looks, mut seen) = (0_u32, 0);
     let mut state = front.state();
     loop {
-        let stuck_for = state.stuck_for();
-        if stuck_for.is_some_and(|stuck| stuck >= STALLED)
+        let before = seen;
+        if state.is_stuck(&mut seen)
             && let Some(waker) = writer.stalled.get()
         {
             drop(state);
             waker.wake_by_ref();
             state = front.state();
         }
-        if state.has_queue() && state.stuck_for().is_none() {
+        let (turns, is_busy) = state.turns();
+        if state.has_queue() && !is_busy {
             drop(state);
             writer.write_queue();
             state = front.state();
@@ -70,8 +70,7 @@ fn run(writer: &Writer) {
         if state.is_closing() && !state.has_queue() {
             return;
         }
-        let is_quiet = stuck_for.is_none() && state.end() == seen;
-        (quiet_looks, seen) = (if is_quiet { quiet_looks.saturating_add(1) } else { 0 }, state.end());
+        quiet_looks = if is_busy || turns != before { 0 } else { quiet_looks.saturating_add(1) };
         let timeout = (quiet_looks < QUIET_LOOKS).then_some(WATCH_EVERY);
         state = front.sleep(state, timeout);
         if timeout.is_none() {
