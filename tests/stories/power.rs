@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokenmeter::ids::RecordId;
-use tokenmeter::journal::{Durability, Journal, Opened, Settings};
+use tokenmeter::journal::{Durability, Journal, JournalError, Opened, Settings};
 use tokenmeter::ledger::{Applier, Filter, Ledger, Place, Verified};
 use tokenmeter::meter::{Meter, Moment};
 use tokenmeter::metrics::{Limits, Metrics};
@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use crate::asks;
 use crate::crash_states::{Recording, State};
 use crate::machine::{Dice, is_long, seed, tool};
-use crate::stand::{PAYERS, Stand, http_with_pool, read, upstreams};
+use crate::stand::{PATIENCE, PAYERS, Stand, http_with_pool, read, upstreams};
 use crate::strace::{Syscall, WHOLE, syscalls, traced};
 
 const CLIENTS: u64 = 12;
@@ -300,7 +300,15 @@ fn open(root: &Path, prices: &Arc<PriceBook>) -> Result<(BTreeMap<String, Record
         seq_floors: ledger.last_seqs().map_err(|error| told(&error))?,
         ..Settings::at(data.join("journal"))
     };
-    let Opened { journal, open_intents, mut progress, .. } = Journal::open(settings).map_err(|error| told(&error))?;
+    // A process that another story has just begun holds for a moment what was open here, the lock that was let go too.
+    let begun = Instant::now();
+    let opened = loop {
+        match Journal::open(settings.clone()) {
+            Err(JournalError::InUse { .. }) if begun.elapsed() < PATIENCE => std::thread::yield_now(),
+            opened => break opened.map_err(|error| told(&error))?,
+        }
+    };
+    let Opened { journal, open_intents, mut progress, .. } = opened;
     let journal = Arc::new(journal);
     let meter =
         Meter::start(Arc::clone(&journal), Arc::clone(prices), Arc::new(Metrics::new(Limits::default()))).unwrap();

@@ -47,7 +47,10 @@ pub(super) async fn migrate(client: &mut Client, settings: &Settings) -> Result<
 
 /// `None`: there is no ledger yet.
 async fn version(client: &Client) -> Result<Option<i64>, LedgerError> {
-    let there = client.query_one("SELECT to_regclass('tokenmeter.schema_version') IS NOT NULL", &[]).await?;
+    // Not `to_regclass`, which may remember that there was none while another process has made it.
+    let tables =
+        "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'tokenmeter' AND tablename = 'schema_version')";
+    let there = client.query_one(tables, &[]).await?;
     if !there.try_get::<_, bool>(0)? {
         return Ok(None);
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 
 use crate::asks;
-use crate::stand::{PATIENCE, Stand};
+use crate::stand::{PATIENCE, Stand, upstreams};
 
 use super::{RECOVERY, assert_all_recorded, assert_refused, logged, segments, until_status};
 
@@ -238,7 +238,8 @@ async fn journal_files_deleted_under_a_running_server_are_written_back() {
 
 #[tokio::test]
 async fn a_journal_spoilt_in_the_middle_is_named_with_what_to_do() {
-    let mut stand = Stand::start();
+    // Every call's intent knows that what was before it was on the disk: a hole there is damage.
+    let mut stand = Stand::with(|base| format!("[ledger]\ndurability = \"power\"\n{}", upstreams(base)));
     for _ in 0..4 {
         assert_eq!(stand.ask(&asks::chat()).send().await.status, 200);
     }
@@ -277,9 +278,7 @@ async fn a_journal_cut_short_under_a_running_server_takes_no_more_calls() {
     assert_refused(&asks::chat(), &stand.ask(&asks::chat()).send().await);
     assert_eq!(stand.fake.requests().len(), 4);
     stand.kill();
-    let said = stand.run_failing(&["serve"]);
-    assert!(said.contains("is broken at byte") && said.contains("move it away"), "{said}");
-    fs::rename(&file, stand.path().join("cut.journal")).unwrap();
+    // To a start it looks as after a power cut: the ledger has all of it, and its places are not given again.
     stand.serve();
     assert_eq!(stand.ask(&asks::chat()).send().await.status, 200);
     assert_all_recorded(&stand);
