@@ -46,6 +46,8 @@ struct Left {
     number: u64,
     /// Where each of its frames ends, and what that does to what is known of calls.
     frames: Vec<(usize, Meaning)>,
+    /// Where its intents end, and up to where each knows it to be on the disk.
+    synced: Vec<(usize, usize)>,
     /// What the frames before it mean.
     before: Known,
 }
@@ -132,7 +134,27 @@ impl Left {
             })
             .collect();
         assert_eq!((frames.len(), frames.last().unwrap().0), (7, newest.len()));
-        Self { folder, newest, number, frames, before }
+        // An intent has, in the place of a seq, up to where the journal was on the disk when it was appended.
+        let begins = frames.windows(2).map(|pair| (pair[0].0, pair[1]));
+        let synced: Vec<_> = begins
+            .filter(|(_, (_, meaning))| matches!(meaning, Meaning::Begins(_)))
+            .map(|(begin, (end, _))| (end, u64::from_le_bytes(newest[begin + 9..begin + 17].try_into().unwrap())))
+            .map(|(end, synced)| (end, usize::try_from(synced - (number << 32)).unwrap()))
+            .collect();
+        assert_eq!(synced.len(), 2);
+        Self { folder, newest, number, frames, synced, before }
+    }
+
+    /// Up to where the newest segment is known to have been on the disk, by the intents that a change at `at` leaves.
+    fn synced_but_for(&self, at: usize) -> usize {
+        let told = self.synced.iter().filter(|(end, _)| self.frame_with(at) != Some(*end));
+        told.map(|(_, synced)| *synced).max().unwrap()
+    }
+
+    /// Where the frame ends that has the byte `at`; `None` in the header.
+    fn frame_with(&self, at: usize) -> Option<usize> {
+        let header = self.frames[0].0 - frame_bytes(&self.newest);
+        (at >= header).then(|| self.frames.iter().map(|(end, _)| *end).find(|end| *end > at).unwrap())
     }
 
     /// The folder with `newest` in the place of its newest segment.
@@ -250,25 +272,28 @@ fn a_journal_torn_at_any_byte_keeps_every_whole_record_once() {
 fn a_journal_with_a_changed_byte_is_cut_there_or_refused_by_name_and_never_believed() {
     let left = Left::make();
     let header = left.frames[0].0 - frame_bytes(&left.newest);
-    let last = left.frames[left.frames.len() - 2].0;
+    let (mut cut, mut refused) = (0, 0);
     for at in (0..left.newest.len()).step_by(5) {
         for flip in [0x01, 0x80] {
             let mut newest = left.newest.clone();
             newest[at] ^= flip;
             let folder = left.with(&newest);
+            let begin = left.frames.iter().map(|(end, _)| *end).filter(|end| *end <= at).max();
+            let begin = if at < header { 0 } else { begin.unwrap_or(header) };
+            // A power cut may have left it so, or may not.
+            let is_damage = begin < left.synced_but_for(at);
             match start(folder.path()) {
-                // Only what was written last can have been torn.
                 Ok(_) => {
-                    assert!(at >= last, "a change at {at} is not seen");
-                    assert_eq!(known(folder.path()), left.known_at(last), "changed at {at}");
+                    assert!(!is_damage, "a change at {at} is not seen");
+                    assert_eq!(known(folder.path()), left.known_at(begin), "changed at {at}");
+                    cut += 1;
                 }
                 Err(JournalError::Broken { path, offset, .. }) => {
-                    assert!(at < last, "a torn end at {at} stops the start");
-                    let begin = left.frames.iter().map(|(end, _)| *end).filter(|end| *end <= at).max();
-                    let begin = if at < header { 0 } else { begin.unwrap_or(header) };
+                    assert!(is_damage, "what may be torn at {at} stops the start");
                     assert_eq!((path, usize::try_from(offset).unwrap()), (segment(folder.path(), left.number), begin));
                     let before = known(folder.path());
                     assert!(before.iter().all(|(id, known)| left.before.get(id) == Some(known)), "changed at {at}");
+                    refused += 1;
                 }
                 // The format's number.
                 Err(JournalError::TooNew { .. }) => assert!((8..12).contains(&at), "{at}"),
@@ -276,6 +301,7 @@ fn a_journal_with_a_changed_byte_is_cut_there_or_refused_by_name_and_never_belie
             }
         }
     }
+    assert!(cut > 0 && refused > 0, "{cut} were cut, {refused} refused");
 }
 
 /// Bytes of the first frame of a segment.
