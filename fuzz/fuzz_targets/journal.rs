@@ -1,7 +1,7 @@
 //! A journal file of any bytes is read to its first damage: frames that are whole, in order, then an error or an end.
 //!
 //! First line: `raw` where the body follows the segment's header as it is, else each further line is the payload of a
-//! frame with a right checksum, `i` or `r` before it saying which kind.
+//! frame with a right checksum, `i`, `r`, `p` or `g` before it saying which kind.
 
 #![no_main]
 
@@ -42,6 +42,8 @@ fn read_all(folder: &Path) {
             match frame.kind {
                 Kind::Intent => drop(frame.intent()),
                 Kind::Record => drop(frame.record()),
+                Kind::Progress => drop(frame.progress()),
+                Kind::Gap => drop(frame.gap()),
             }
         }
     }
@@ -60,7 +62,12 @@ fn framed(lines: &[u8]) -> Vec<u8> {
     let mut frames = Vec::new();
     for (seq, line) in (1_u64..).zip(lines.split(|byte| *byte == b'\n')) {
         let Some((kind, payload)) = line.split_first() else { continue };
-        let kind = if *kind == b'i' { 1 } else { 2 };
+        let kind = match kind {
+            b'i' => 1,
+            b'p' => 3,
+            b'g' => 4,
+            _ => 2,
+        };
         let covered = [&[kind], seq.to_le_bytes().as_slice(), payload].concat();
         frames.extend(u32::try_from(payload.len()).unwrap().to_le_bytes());
         frames.extend(crc32fast::hash(&covered).to_le_bytes());
