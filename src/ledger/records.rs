@@ -5,6 +5,14 @@ use jiff::Timestamp;
 use crate::ids::{AppId, DepartmentId, KeyId, NodeId, Provider, TeamId, UpstreamName};
 use crate::record::Record;
 
+/// The columns of a record in the table `records` of either store, without the chain's.
+pub(super) const COLUMNS: &str = "node, seq, id, started_at, ended_at, department, team, app, key, attributed_by, tags, \
+     upstream, wire, provider, operation, model_requested, model, stream, status, outcome, provenance, \
+     input, cache_read, cache_write, output, reasoning, cache_write_1h, audio_input, audio_output, image_input, \
+     image_output, units, usage_raw, service_tier, estimate, delivered_output, anomaly, cost_nanousd, \
+     cost_input_nanousd, cost_cache_read_nanousd, cost_cache_write_nanousd, cost_output_nanousd, price, \
+     time_to_first_byte_ms, duration_ms, job";
+
 /// Which records. `None` stands for all.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
@@ -26,6 +34,23 @@ pub struct Filter {
     pub provider: Option<Provider>,
     /// Answered by this model.
     pub model: Option<String>,
+}
+
+impl Filter {
+    /// The columns of a record that are compared with a word, each with the word asked for.
+    pub(super) fn words(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        [
+            ("department", self.department.as_ref().map(DepartmentId::as_str)),
+            ("team", self.team.as_ref().map(TeamId::as_str)),
+            ("app", self.app.as_ref().map(AppId::as_str)),
+            ("key", self.key.as_ref().map(KeyId::as_str)),
+            ("upstream", self.upstream.as_ref().map(UpstreamName::as_str)),
+            ("provider", self.provider.as_ref().map(Provider::as_str)),
+            ("model", self.model.as_deref()),
+        ]
+        .into_iter()
+        .filter_map(|(column, word)| Some((column, word?)))
+    }
 }
 
 /// A record's place in the order in which records are read.

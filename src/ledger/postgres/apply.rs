@@ -17,6 +17,7 @@ use crate::journal::Position;
 use crate::ledger::buckets::Sums;
 use crate::ledger::chain::{self, Link};
 use crate::ledger::feed::{Applied, Batch};
+use crate::ledger::records::COLUMNS;
 use crate::ledger::{LedgerError, count, integer};
 use crate::record::Record;
 use crate::usage::Outcome;
@@ -145,7 +146,7 @@ async fn copy(transaction: &Transaction<'_>, rows: &[(&Record, Link)]) -> Result
     if rows.is_empty() {
         return Ok(());
     }
-    let sql = format!("COPY records ({}, chain) FROM STDIN BINARY", records::COLUMNS);
+    let sql = format!("COPY records ({COLUMNS}, chain) FROM STDIN BINARY");
     let sink = transaction.copy_in(&sql).await?;
     let mut writer = pin!(BinaryCopyInWriter::new(sink, &records::TYPES));
     for (record, link) in rows {

@@ -8,24 +8,16 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::{Instant, Postgres, READ_TIMEOUT, json, optional_word, unreadable, word};
-use crate::ids::{AppId, DepartmentId, KeyId, Provider, RecordId, TeamId, UpstreamName};
+use crate::ids::{AppId, KeyId, RecordId};
 use crate::ledger::chain::Link;
-use crate::ledger::records::not_before;
+use crate::ledger::records::{COLUMNS, not_before};
 use crate::ledger::{self, Cursor, Filter, LedgerError};
 use crate::money::NanoUsd;
 use crate::record::{CostByKind, Record};
 use crate::usage::{Anomaly, TokenCounts};
 
-/// The columns of a record, without the chain's.
-pub(super) const COLUMNS: &str = "node, seq, id, started_at, ended_at, department, team, app, key, attributed_by, \
-     tags, upstream, wire, provider, operation, model_requested, model, stream, status, outcome, provenance, \
-     input, cache_read, cache_write, output, reasoning, cache_write_1h, audio_input, audio_output, image_input, \
-     image_output, units, usage_raw, service_tier, estimate, delivered_output, anomaly, cost_nanousd, \
-     cost_input_nanousd, cost_cache_read_nanousd, cost_cache_write_nanousd, cost_output_nanousd, price, \
-     time_to_first_byte_ms, duration_ms, job";
-
-/// How many they are.
-const COLUMN_COUNT: usize = 46;
+/// How many [`COLUMNS`] are.
+pub(super) const COLUMN_COUNT: usize = 46;
 
 /// Their types, and the chain's.
 pub(super) const TYPES: [Type; COLUMN_COUNT + 1] = {
@@ -172,19 +164,8 @@ impl Postgres {
                 push(clause, Box::new(Instant(instant)));
             }
         }
-        let words = [
-            ("department =", filter.department.as_ref().map(DepartmentId::as_str)),
-            ("team =", filter.team.as_ref().map(TeamId::as_str)),
-            ("app =", filter.app.as_ref().map(AppId::as_str)),
-            ("key =", filter.key.as_ref().map(KeyId::as_str)),
-            ("upstream =", filter.upstream.as_ref().map(UpstreamName::as_str)),
-            ("provider =", filter.provider.as_ref().map(Provider::as_str)),
-            ("model =", filter.model.as_deref()),
-        ];
-        for (clause, word) in words {
-            if let Some(word) = word {
-                push(clause, Box::new(word.to_owned()));
-            }
+        for (column, word) in filter.words() {
+            push(&format!("{column} ="), Box::new(word.to_owned()));
         }
         if let Some(after) = after {
             // Beside the comparison of rows, which is exact: by this one whole months are left out.

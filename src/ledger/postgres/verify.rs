@@ -7,9 +7,11 @@ use std::time::Duration;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::records::COLUMN_COUNT;
 use super::{Postgres, buckets, records, word};
 use crate::ids::{NodeId, RecordId};
 use crate::ledger::chain::Link;
+use crate::ledger::records::COLUMNS;
 use crate::ledger::verify::{ChainEnd, Fact, Order, Place, compare_all, walk};
 use crate::ledger::{Difference, LedgerError, Verified, count};
 
@@ -66,7 +68,7 @@ impl Postgres {
     /// What stands at the places of a node's order.
     fn places(&self, node: &NodeId) -> Result<Places<'_>, LedgerError> {
         // A node's name is letters, digits and a few signs.
-        let sql = format!("SELECT {}, chain FROM records WHERE node = '{node}' ORDER BY seq", records::COLUMNS);
+        let sql = format!("SELECT {COLUMNS}, chain FROM records WHERE node = '{node}' ORDER BY seq");
         let records = self.pages("records_of_node", &sql)?.peekable();
         let sql = format!("SELECT seq, id, chain FROM duplicates WHERE node = '{node}' ORDER BY seq");
         let duplicates = self.pages("duplicates_of_node", &sql)?.peekable();
@@ -112,7 +114,7 @@ impl Places<'_> {
             Ok(record) => Fact::Record(Box::new(record)),
             Err(error) => Fact::Unreadable(crate::journal::in_full(&error)),
         };
-        Ok(Some(Place { seq: count(row.try_get(1)?), fact, link: Some(records::link(&row, 46)?) }))
+        Ok(Some(Place { seq: count(row.try_get(1)?), fact, link: Some(records::link(&row, COLUMN_COUNT)?) }))
     }
 }
 

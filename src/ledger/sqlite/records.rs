@@ -4,19 +4,12 @@ use rusqlite::types::Value;
 use rusqlite::{CachedStatement, Connection, Row, params, params_from_iter};
 
 use super::{Sqlite, instant, json, unreadable, word};
-use crate::ids::{AppId, DepartmentId, KeyId, Provider, RecordId, TeamId, UpstreamName};
-use crate::ledger::records::not_before;
+use crate::ids::{AppId, KeyId, RecordId};
+use crate::ledger::records::{COLUMNS, not_before};
 use crate::ledger::{self, Cursor, Filter, LedgerError, Link};
 use crate::money::NanoUsd;
 use crate::record::{CostByKind, Record};
 use crate::usage::TokenCounts;
-
-const COLUMNS: &str = "node, seq, id, started_at, ended_at, department, team, app, key, attributed_by, tags, \
-     upstream, wire, provider, operation, model_requested, model, stream, status, outcome, provenance, \
-     input, cache_read, cache_write, output, reasoning, cache_write_1h, audio_input, audio_output, image_input, \
-     image_output, units, usage_raw, service_tier, estimate, delivered_output, anomaly, cost_nanousd, \
-     cost_input_nanousd, cost_cache_read_nanousd, cost_cache_write_nanousd, cost_output_nanousd, price, \
-     time_to_first_byte_ms, duration_ms, job";
 
 impl Sqlite {
     /// Up to `limit` records after `after`, by `ended_at`, then (node, seq). Empty: there are no more.
@@ -31,27 +24,16 @@ impl Sqlite {
         let instants = [("ended_at >= ?", filter.from), ("ended_at < ?", filter.to)];
         for (clause, instant) in instants {
             if let Some(instant) = instant {
-                clauses.push(clause);
+                clauses.push(clause.to_owned());
                 values.push(Value::from(not_before(instant)));
             }
         }
-        let words = [
-            ("department = ?", filter.department.as_ref().map(DepartmentId::as_str)),
-            ("team = ?", filter.team.as_ref().map(TeamId::as_str)),
-            ("app = ?", filter.app.as_ref().map(AppId::as_str)),
-            ("key = ?", filter.key.as_ref().map(KeyId::as_str)),
-            ("upstream = ?", filter.upstream.as_ref().map(UpstreamName::as_str)),
-            ("provider = ?", filter.provider.as_ref().map(Provider::as_str)),
-            ("model = ?", filter.model.as_deref()),
-        ];
-        for (clause, word) in words {
-            if let Some(word) = word {
-                clauses.push(clause);
-                values.push(Value::from(word.to_owned()));
-            }
+        for (column, word) in filter.words() {
+            clauses.push(format!("{column} = ?"));
+            values.push(Value::from(word.to_owned()));
         }
         if let Some(after) = after {
-            clauses.push("(ended_at, node, seq) > (?, ?, ?)");
+            clauses.push("(ended_at, node, seq) > (?, ?, ?)".to_owned());
             values.push(Value::from(after.ended_at.as_microsecond()));
             values.push(Value::from(after.node.as_str().to_owned()));
             values.push(Value::from(ledger::integer(after.seq)));
