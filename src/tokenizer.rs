@@ -6,6 +6,8 @@
 
 #![warn(clippy::arithmetic_side_effects)]
 
+pub mod measured;
+
 use std::collections::HashSet;
 
 use tiktoken_rs::{CoreBPE, cl100k_base_singleton, o200k_base_singleton};

@@ -20,6 +20,7 @@ mod models;
 mod object;
 pub mod ollama;
 pub mod openai;
+pub mod prompt;
 mod retold;
 pub mod tgi;
 mod told;
