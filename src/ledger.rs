@@ -11,6 +11,7 @@ mod feed;
 mod keys;
 mod postgres;
 mod records;
+mod retention;
 mod sqlite;
 mod verify;
 
