@@ -29,6 +29,7 @@ impl Postgres {
                 return Ok(removed);
             }
         }
+        self.drop_partitions(before)?;
         Ok(0)
     }
 

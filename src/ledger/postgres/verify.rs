@@ -25,7 +25,11 @@ const PAGE: usize = 2_000;
 impl Postgres {
     /// Recomputes buckets and totals from the records, walks every node's chain, and looks for gaps.
     pub(in crate::ledger) fn verify(&self) -> Result<Result<Verified, Difference>, LedgerError> {
-        self.batch("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout TO 0")?;
+        // Locked before the view is fixed by the first question: no month is dropped that it still has records of.
+        self.batch(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout TO 0;
+             LOCK TABLE records IN ACCESS SHARE MODE",
+        )?;
         let verified = self.verify_in_transaction()?;
         self.batch("ROLLBACK")?;
         Ok(verified)

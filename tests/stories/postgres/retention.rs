@@ -11,6 +11,7 @@ use tokenmeter::ids::NodeId;
 use tokenmeter::journal::{self, Journal};
 use tokenmeter::ledger::{Applier, Dimension, Filter, Ledger, LedgerError, Place, PostgresSettings, Retention, Row};
 use tokenmeter::period::Bucket;
+use tokio::task::JoinSet;
 
 use super::{lag_ends, stopped};
 use crate::asks;
@@ -113,6 +114,11 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
+/// Whether August has a table of its own.
+fn august_is_there(cluster: &Cluster) -> bool {
+    cluster.sql("usage", "SELECT to_regclass('tokenmeter.records_2026_08') IS NOT NULL") == "t"
+}
+
 #[test]
 fn old_records_go_from_postgres_and_every_sum_stays() {
     let (cluster, folder) = (Cluster::start(), tempfile::tempdir().unwrap());
@@ -178,7 +184,7 @@ fn old_records_go_from_postgres_and_every_sum_stays() {
 }
 
 #[test]
-fn no_server_removes_anothers_records() {
+fn no_server_removes_anothers_records_nor_the_month_that_holds_them() {
     let cluster = Cluster::start();
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let (one, other) = (Node::new("n1", folders[0].path(), &cluster), Node::new("n2", folders[1].path(), &cluster));
@@ -189,6 +195,7 @@ fn no_server_removes_anothers_records() {
     one.remove(SIXTY_DAYS, CALLS - OLD);
     assert!(beside.stop(PATIENCE));
     assert_eq!(other.seqs(), (1..=CALLS).collect::<Vec<_>>());
+    assert!(august_is_there(&cluster));
     assert_eq!(one.ledger().verify().unwrap().unwrap().records, 2 * CALLS - OLD);
     // Both at once, one of them a day's records more.
     let later = Retention { now: || "2026-11-02T00:00:00Z".parse().unwrap(), ..SIXTY_DAYS };
@@ -230,6 +237,42 @@ fn a_removal_that_dies_anywhere_goes_on_where_it_was() {
     assert!(left > 0, "nothing was left to die over");
     node.remove(YEARS_LATER, 0);
     assert_eq!(node.sums(), sums);
+    node.ledger().verify().unwrap().unwrap();
+}
+
+#[test]
+fn an_empty_months_table_goes_without_holding_up_who_writes() {
+    // What vacuums a table is in the way too.
+    let cluster = Cluster::with(|_| vec!["autovacuum=off".to_owned()]);
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::new("n1", folder.path(), &cluster);
+    node.record(0..CALLS);
+    // Somebody reads, for as long as he likes.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut connections = JoinSet::new();
+    let reader = runtime.block_on(async {
+        let (client, connection) = tokio_postgres::connect(&cluster.url(), tokio_postgres::NoTls).await.unwrap();
+        connections.spawn(connection);
+        client.batch_execute("BEGIN; SELECT FROM tokenmeter.records LIMIT 1").await.unwrap();
+        client
+    });
+    let journal = node.journal();
+    let applier = Applier::start(Arc::clone(&journal), &node.place, Some(SIXTY_DAYS), || {}).unwrap();
+    wait(|| cluster.log().contains("canceling statement due to lock timeout"));
+    journal.append_record(calls::record(CALLS, CALLS)).unwrap();
+    wait(|| applier.applied() >= journal.end());
+    assert_eq!(applier.failures(), 0);
+    assert!(applier.stop(PATIENCE));
+    drop(journal);
+    assert!(august_is_there(&cluster));
+    runtime.block_on(reader.batch_execute("COMMIT")).unwrap();
+    let applier = node.start(Some(SIXTY_DAYS));
+    wait(|| !august_is_there(&cluster));
+    assert!(applier.stop(PATIENCE));
+    // September is kept; a late record of August has its place.
+    assert_eq!(node.seqs(), (OLD + 1..=CALLS + 1).collect::<Vec<_>>());
+    node.record(7..8);
+    assert_eq!(node.seqs(), (OLD + 1..=CALLS + 2).collect::<Vec<_>>());
     node.ledger().verify().unwrap().unwrap();
 }
 
