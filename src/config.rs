@@ -262,13 +262,6 @@ fn read_ledger(section: &Section<'_>, secrets: Secrets<'_>) -> Ledger {
         section.problem("directory", "is not a path", "name a directory; the default is \"data\"");
     }
     let hours = if section.has("postgres_url_env") { POSTGRES_KEEP_HOURS } else { 0 };
-    if section.has("postgres_url_env") && section.has("keep_records_days") {
-        section.problem(
-            "keep_records_days",
-            "is given beside `postgres_url_env`",
-            "remove it: records in PostgreSQL are kept for ever",
-        );
-    }
     let ledger = Ledger {
         directory: PathBuf::from(directory),
         durability: section

@@ -12,6 +12,7 @@ mod keys;
 mod migrations;
 mod partitions;
 mod records;
+mod retention;
 mod settings;
 mod tls;
 mod verify;
