@@ -258,8 +258,8 @@ impl Books {
         let journal = Arc::new(opened.journal);
         let metrics = Arc::new(Metrics::new(Limits::default()));
         let prices = Arc::new(prices.join().map_err(|_| anyhow::anyhow!("cannot load the list prices"))?);
-        let meter =
-            Meter::start(Arc::clone(&journal), prices, Arc::clone(&metrics)).context("cannot start a thread")?;
+        let meter = Meter::start(Arc::clone(&journal), prices, Arc::clone(&metrics), &config.counting)
+            .context("cannot start a thread")?;
         meter.remember(jobs_seen.into_iter().flatten().chain(opened.jobs_seen));
         // Before the first record: a name that another process has must not get a second order of records.
         let retention = config.ledger.keep_records.map(|keep| Retention { keep, now: || Moment::now().at });
@@ -376,6 +376,8 @@ impl Facts for Live {
         let metrics = &self.books.metrics;
         let journal = &self.books.journal;
         metrics.journal(journal.bytes(), journal.bytes_max(), journal.lasts(), journal.queued());
+        let (jobs, bytes) = self.books.meter.counting_load();
+        metrics.counting(jobs, bytes);
         let now = self.books.with_applier(|applier| (applier.records_applied(), applier.failures(), applier.lag()));
         if let Some((applied, failures, lag)) = now {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);

@@ -24,9 +24,11 @@ use crate::metrics::{Inflight, Metrics};
 use crate::operation::Operation;
 use crate::pricing::{self, PriceBook};
 use crate::record::{Intent, JobSeen, Progress, Record};
+use crate::tokenizer::Tokenizers;
 use crate::usage::{Outcome, Units};
 use crate::wires::{Consumption, Observer, Wire};
 
+pub use counting::{QUEUE_BYTES_MAX, Settings};
 pub use jobs::{JOBS_KEPT_FOR, JOBS_MAX};
 
 use clock::Clock;
@@ -45,12 +47,13 @@ pub struct Meter {
     clock: Clock,
 }
 
-/// What turns a finished draft into a fact: shared by the data path and the counting thread.
+/// What turns a finished draft into a fact: shared by the data path and the counting threads.
 #[derive(Clone, Debug)]
 struct Bookkeeping {
     journal: Arc<Journal>,
     prices: Arc<PriceBook>,
     metrics: Arc<Metrics>,
+    tokenizers: Tokenizers,
 }
 
 /// When something began, by both clocks: the wall's for the record, the monotonic one for durations.
@@ -104,10 +107,15 @@ pub struct OpenCall {
 }
 
 impl Meter {
-    /// A meter that writes to `journal`; its counting thread runs until [`Meter::stop`].
-    pub fn start(journal: Arc<Journal>, prices: Arc<PriceBook>, metrics: Arc<Metrics>) -> std::io::Result<Arc<Self>> {
-        let books = Bookkeeping { journal, prices, metrics };
-        let counting = Counting::start(books.clone())?;
+    /// A meter that writes to `journal`; its counting threads run until [`Meter::stop`].
+    pub fn start(
+        journal: Arc<Journal>,
+        prices: Arc<PriceBook>,
+        metrics: Arc<Metrics>,
+        settings: &Settings,
+    ) -> std::io::Result<Arc<Self>> {
+        let books = Bookkeeping { journal, prices, metrics, tokenizers: settings.tokenizers.clone() };
+        let counting = Counting::start(books.clone(), settings)?;
         let (jobs, gaps, clock) = (Jobs::new(JOBS_MAX), Gaps::default(), Clock::default());
         Ok(Arc::new(Self { books, counting, jobs, gaps, clock }))
     }
@@ -166,7 +174,7 @@ impl Meter {
     /// Turns an intent that a dead process left behind, and what its call had brought as far as that was noted, into an
     /// `orphaned` record.
     pub fn close_orphan(&self, intent: Intent, progress: Option<Progress>, found: Moment) {
-        let record = settlement::orphan(intent, progress, found);
+        let record = settlement::orphan(intent, progress, found, &self.books.tokenizers);
         if let Err(error) = self.books.commit(record) {
             tracing::error!(error = &error as &dyn std::error::Error, "an orphaned call could not be recorded");
         }
@@ -177,7 +185,13 @@ impl Meter {
         &self.books.journal
     }
 
-    /// Counts what is still to count, for at most `patience` by tokens and then by length, stops the counting thread, and
+    /// Calls, and marks of them, that wait to be counted, and the bytes that these hold.
+    pub fn counting_load(&self) -> (usize, usize) {
+        let counting::Load { jobs, bytes } = self.counting.load();
+        (jobs, bytes)
+    }
+
+    /// Counts what is still to count, for at most `patience` by tokens and then by length, stops the counting threads, and
     /// waits as long at most for what still waits for the disk.
     pub fn stop(&self, patience: Duration) {
         self.counting.stop(patience);
@@ -258,7 +272,7 @@ impl OpenCall {
         self.draft.as_ref().and_then(|draft| draft.marks.due())
     }
 
-    /// Hands what `observer` has read so far to the counting thread, if there is room for it.
+    /// Hands what `observer` has read so far to the counting threads, if there is room for it.
     pub fn mark(&mut self, observer: &mut dyn Observer) {
         let Some(draft) = &mut self.draft else { return };
         draft.marks.postpone();

@@ -5,8 +5,9 @@ use std::time::Duration;
 use crate::ids::NodeId;
 use crate::operation::Operation;
 use crate::record::{CostByKind, Intent, Progress, Record};
-use crate::tokenizer;
+use crate::tokenizer::{self, Tokenizers};
 use crate::usage::{Anomaly, Estimate, Outcome, Provenance, TokenCounts, Units};
+use crate::wires::delivered::Delivered;
 use crate::wires::{Consumption, Countable, Observer, Reading, Wire};
 
 use super::jobs::{JobKey, Jobs, Mark};
@@ -139,8 +140,16 @@ fn weigh(verdict: Verdict, job: Option<JobKey>, jobs: &Jobs) -> (Option<Provenan
 }
 
 impl CountJob {
+    /// Bytes of the request and of the answer that it keeps alive.
+    pub(super) fn held_bytes(&self) -> usize {
+        let slices = self.prompt.slices.iter().flatten();
+        let prompt = slices.fold(0, |sum: usize, slice| sum.saturating_add(slice.len()));
+        let kept = self.observer.as_ref().and_then(|observer| observer.kept());
+        prompt.saturating_add(kept.map_or(0, Delivered::held_bytes))
+    }
+
     /// Fills in what the provider did not report. Slow: up to half a second a megabyte.
-    pub(super) fn count(self) -> Record {
+    pub(super) fn count(self, tokenizers: &Tokenizers) -> Record {
         let body = self.prompt.slices.as_ref().map(|slices| slices.concat());
         let prompt = body.and_then(|body| self.wire.prompt(self.record.operation, &body));
         if verdict::counted_here(self.record.operation) == Counted::Characters {
@@ -148,18 +157,18 @@ impl CountJob {
         }
         let prompt = prompt.unwrap_or_else(|| by_length(self.prompt.bytes));
         let delivered = self.observer.as_ref().map(|observer| observer.delivered()).unwrap_or_default();
-        self.fill_in(&prompt, &delivered)
+        self.fill_in(&prompt, &delivered, tokenizers)
     }
 
     /// The same by lengths alone: what is left when the counting queue is full.
-    pub(super) fn count_by_length(self) -> Record {
+    pub(super) fn count_by_length(self, tokenizers: &Tokenizers) -> Record {
         if verdict::counted_here(self.record.operation) == Counted::Characters {
             return self.count_characters(None);
         }
         let prompt = by_length(self.prompt.bytes);
         let delivered = self.observer.as_ref().map(|observer| observer.delivered()).unwrap_or_default();
         let delivered = by_length(length_of(delivered.text.as_bytes()).saturating_add(delivered.bytes_beyond));
-        self.fill_in(&prompt, &delivered)
+        self.fill_in(&prompt, &delivered, tokenizers)
     }
 
     /// Speech is billed by the characters of its text; of a text that was not held nobody can say how many it had.
@@ -179,7 +188,7 @@ impl CountJob {
         record
     }
 
-    fn fill_in(self, prompt: &Countable, delivered: &Countable) -> Record {
+    fn fill_in(self, prompt: &Countable, delivered: &Countable, tokenizers: &Tokenizers) -> Record {
         let Self { mut record, observer, body_bytes, .. } = self;
         let is_partial = !record.tokens.is_empty();
         if !is_partial && *delivered == Countable::default() && observer.is_some_and(|mut it| it.reading().is_error) {
@@ -200,7 +209,8 @@ impl CountJob {
         let delivered = (has_output && record.tokens.output.is_none()).then_some(delivered);
         let known = record.tokens.total();
         let model = record.model.as_deref().unwrap_or_default();
-        let estimated = tokenizer::estimate(prompt, delivered, known, model, record.provider.as_str());
+        let counter = tokenizers.counter(record.upstream.as_str(), model);
+        let estimated = tokenizer::estimate(prompt, delivered, known, &counter, record.provider.as_str());
         record.tokens.input = record.tokens.input.or(estimated.input);
         record.tokens.output = record.tokens.output.or(estimated.output);
         record.estimate = Some(estimated.estimate);
@@ -220,7 +230,7 @@ pub(super) fn length_of(bytes: &[u8]) -> u64 {
 
 /// The record of a call whose process died: what its answer had brought by the last mark, if there is one, its prompt by
 /// the length of its body where that is not reported, its end when it was found.
-pub(super) fn orphan(intent: Intent, progress: Option<Progress>, found: Moment) -> Record {
+pub(super) fn orphan(intent: Intent, progress: Option<Progress>, found: Moment, tokenizers: &Tokenizers) -> Record {
     let (began, is_consumption, body_bytes) = (intent.started_at, intent.is_consumption, intent.body_bytes);
     let is_counted_here = verdict::counted_here(intent.operation) == Counted::Tokens;
     let has_output = intent.operation != Operation::Embeddings;
@@ -251,8 +261,9 @@ pub(super) fn orphan(intent: Intent, progress: Option<Progress>, found: Moment) 
         Provenance::Reported
     } else if is_counted_here && (prompt.is_some() || delivered.is_some() || is_partial) {
         let (known, model) = (record.tokens.total(), record.model.as_deref().unwrap_or_default());
+        let counter = tokenizers.counter(record.upstream.as_str(), model);
         let estimated =
-            tokenizer::estimate(prompt.as_ref(), delivered.as_ref(), known, model, record.provider.as_str());
+            tokenizer::estimate(prompt.as_ref(), delivered.as_ref(), known, &counter, record.provider.as_str());
         record.tokens.input = record.tokens.input.or(estimated.input);
         record.tokens.output = record.tokens.output.or(estimated.output);
         record.estimate = Some(estimated.estimate);
