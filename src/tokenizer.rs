@@ -6,6 +6,7 @@
 
 #![warn(clippy::arithmetic_side_effects)]
 
+pub mod calibration;
 pub mod measured;
 
 use std::collections::HashSet;
