@@ -13,9 +13,9 @@ use http::Method;
 use support::Row;
 use tokenmeter::ids::UpstreamName;
 use tokenmeter::operation::Operation;
+use tokenmeter::tokenizer;
 use tokenmeter::tokenizer::calibration::{Calibration, Key, Lesson};
 use tokenmeter::tokenizer::measured::{Measured, Rule};
-use tokenmeter::tokenizer;
 use tokenmeter::wires::{self, Consumption};
 
 /// Calls of a key after which what was learned must hold.
@@ -36,17 +36,48 @@ fn measured(row: &Row) -> Option<(Key, Measured)> {
     let counted = tokenizer::count(&prompt.text, &model);
     let get = |names: &[&str]| names.iter().find_map(|name| row.request_body.pointer(name)).cloned();
     let tools = get(&["/tools", "/toolConfig/tools", "/functions"]);
-    let schema = get(&["/response_format", "/text/format", "/generationConfig/responseSchema", "/output_config", "/format"]);
-    let system = get(&["/system", "/systemInstruction", "/instructions", "/messages/0"]);
-    let json = |value: &Option<serde_json::Value>| value.as_ref().map_or(0, |value| tokenizer::count(&value.to_string(), &model).tokens);
+    let schema =
+        get(&["/response_format", "/text/format", "/generationConfig/responseSchema", "/output_config", "/format"]);
+    let system = get(&["/system", "/systemInstruction", "/instructions"]).or_else(|| {
+        row.request_body
+            .pointer("/messages/0")
+            .filter(|one| matches!(one["role"].as_str(), Some("system" | "developer")))
+            .cloned()
+    });
+    let json = |value: &Option<serde_json::Value>| {
+        value.as_ref().map_or(0, |value| tokenizer::count(&value.to_string(), &model).tokens)
+    };
     let tool_count = tools.as_ref().and_then(|tools| tools.as_array()).map_or(0, |tools| tools.len() as u64);
     let body = row.request_body.to_string();
-    let images = (body.matches("image_url\"").count() + body.matches("\"image\"").count() + body.matches("inline_data").count() + body.matches("inlineData").count()) as u64;
-    let unseen = ["previous_response_id", "fileData", "file_data", "input_audio", "\"document\"", "file_id", "cachedContent", "web_search", "google_search", "googleSearch", "code_execution"].iter().any(|name| body.contains(name));
+    let images = (body.matches("image_url\"").count()
+        + body.matches("\"image\"").count()
+        + body.matches("inline_data").count()
+        + body.matches("inlineData").count()) as u64;
+    let unseen = [
+        "previous_response_id",
+        "fileData",
+        "file_data",
+        "input_audio",
+        "\"document\"",
+        "file_id",
+        "cachedContent",
+        "web_search",
+        "google_search",
+        "googleSearch",
+        "code_execution",
+    ]
+    .iter()
+    .any(|name| body.contains(name));
     let own = matches!(row.provider.as_str(), "openai" | "azure");
     use std::hash::{Hash, Hasher};
+    let has_scaffold = system.is_some() || tools.is_some() || schema.is_some();
     let mut hasher = std::hash::DefaultHasher::new();
-    (system.map(|one| one.to_string()), tools.as_ref().map(|one| one.to_string()), schema.as_ref().map(|one| one.to_string())).hash(&mut hasher);
+    (
+        system.map(|one| one.to_string()),
+        tools.as_ref().map(|one| one.to_string()),
+        schema.as_ref().map(|one| one.to_string()),
+    )
+        .hash(&mut hasher);
     let measured = Measured {
         tokens: counted.tokens + prompt.messages * 4 + 3 + prompt.tokens,
         method: counted.method,
@@ -58,10 +89,13 @@ fn measured(row: &Row) -> Option<(Key, Measured)> {
         schema: json(&schema),
         images,
         has_unseen: unseen || prompt.bytes_beyond > 0,
-        scaffold: hasher.finish(),
+        scaffold: if has_scaffold { hasher.finish() } else { 0 },
         calls: 0,
     };
-    Some((Key { upstream: UpstreamName::parse(&row.provider).unwrap(), model, operation: exchange.operation }, measured))
+    Some((
+        Key { upstream: UpstreamName::parse(&row.provider).unwrap(), model, operation: exchange.operation },
+        measured,
+    ))
 }
 
 #[derive(Default)]
@@ -77,7 +111,9 @@ struct Line {
 
 fn quantile(values: &mut [f64], share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
-    if values.is_empty() { return 0.0; }
+    if values.is_empty() {
+        return 0.0;
+    }
     values[((values.len() - 1) as f64 * share) as usize]
 }
 
@@ -86,20 +122,70 @@ fn what_was_learned_holds() {
     let Some(rows) = support::rows() else { return };
     let mut calibration = Calibration::default();
     let mut table: BTreeMap<String, Line> = BTreeMap::new();
-    for row in rows.iter().filter(|row| row.metered && row.usage_present && row.status.is_none_or(|status| status == 200)) {
-        if !row.request_body.is_object() || row.is_contradiction() { continue }
+    for row in
+        rows.iter().filter(|row| row.metered && row.usage_present && row.status.is_none_or(|status| status == 200))
+    {
+        if !row.request_body.is_object() || row.is_contradiction() {
+            continue;
+        }
         let Some(reported) = row.expected("input_tokens_total").filter(|tokens| *tokens > 0) else { continue };
         let Some((key, measured)) = measured(row) else { continue };
-        if !matches!(key.operation, Operation::Chat | Operation::Responses | Operation::GenerateContent | Operation::Interaction | Operation::TextCompletion) { continue }
-        if measured.has_unseen { continue }
+        if !matches!(
+            key.operation,
+            Operation::Chat
+                | Operation::Responses
+                | Operation::GenerateContent
+                | Operation::Interaction
+                | Operation::TextCompletion
+        ) {
+            continue;
+        }
+        if measured.has_unseen {
+            continue;
+        }
+        if std::env::var("DUMP").is_ok() {
+            let m = &measured;
+            support::say(&format!(
+                "DUMP {} {} {} {} {} {} {} {} {} {} {} {} {} {} {}",
+                row.id,
+                row.provider,
+                key.model.replace(' ', "_"),
+                key.operation.as_str(),
+                u8::from(m.rule == Rule::Exact),
+                m.tokens,
+                m.text,
+                m.messages,
+                m.calls,
+                m.tools,
+                m.tool_count,
+                m.schema,
+                m.images,
+                m.scaffold,
+                reported
+            ));
+        }
         let predicted = calibration.prompt(&key, &measured);
         if std::env::var("SHOW").is_ok_and(|show| row.provider == show) && predicted.observations >= LEARNED_FROM {
-            support::say(&format!("{:?} {} obs {} rule {} predicted {} [{} {}] reported {} {:?}", key.model, row.id, predicted.observations, measured.tokens, predicted.tokens, predicted.low, predicted.high, reported, measured));
+            support::say(&format!(
+                "{:?} {} obs {} rule {} predicted {} [{} {}] reported {} {:?}",
+                key.model,
+                row.id,
+                predicted.observations,
+                measured.tokens,
+                predicted.tokens,
+                predicted.low,
+                predicted.high,
+                reported,
+                measured
+            ));
         }
         assert!(predicted.low <= predicted.tokens && predicted.tokens <= predicted.high);
         let error = predicted.tokens.abs_diff(reported) as f64 / reported as f64;
         let covered = u64::from((predicted.low..=predicted.high).contains(&reported));
-        for name in [row.provider.clone(), if matches!(row.provider.as_str(), "openai" | "azure") { "OWN".to_owned() } else { "OTHER".to_owned() }] {
+        for name in [
+            row.provider.clone(),
+            if matches!(row.provider.as_str(), "openai" | "azure") { "OWN".to_owned() } else { "OTHER".to_owned() },
+        ] {
             let line = table.entry(name).or_default();
             line.rows += 1;
             line.keys.insert(key.clone());
@@ -114,15 +200,19 @@ fn what_was_learned_holds() {
         }
         calibration.learn(&key, Lesson { prompt: &measured, prompt_tokens: reported, answer: None });
     }
-    let mut lines = vec!["provider | n | keys | cover % | p50 <20 | keys>=20 | n>=20 | p50 % | p90 % | cover>=20 %".to_owned()];
+    let mut lines =
+        vec!["provider | n | keys | cover % | p50 <20 | keys>=20 | n>=20 | p50 % | p90 % | cover>=20 %".to_owned()];
     for (provider, mut line) in table {
         let n = line.settled.len();
         lines.push(format!(
             "{provider} | {} | {} | {:.1} | {:.1} | {} | {n} | {:.2} | {:.2} | {:.1}",
-            line.rows, line.keys.len(), 100.0 * line.covered as f64 / line.rows as f64,
+            line.rows,
+            line.keys.len(),
+            100.0 * line.covered as f64 / line.rows as f64,
             100.0 * quantile(&mut line.cold, 0.5),
             line.learned_keys.len(),
-            100.0 * quantile(&mut line.settled, 0.5), 100.0 * quantile(&mut line.settled, 0.9),
+            100.0 * quantile(&mut line.settled, 0.5),
+            100.0 * quantile(&mut line.settled, 0.9),
             100.0 * line.settled_covered as f64 / (n.max(1)) as f64
         ));
     }

@@ -13,6 +13,8 @@ use super::number;
 const FORGETTING: f64 = 0.998;
 /// What is farther off than this many deviations pulls no harder.
 const CLIP_DEVIATIONS: f64 = 5.0;
+/// Of a surprise, this much is taken for noise.
+const DOUBT_SHARE: f64 = 0.2;
 /// As many surprises in a row, all to one side, and the model or its template is another.
 const SURPRISES_MAX: i32 = 20;
 /// A surprise, in deviations.
@@ -117,7 +119,8 @@ impl<const N: usize> Affine<N> {
         let deviation = self.deviation(prior, features, reported);
         let pull = CLIP_DEVIATIONS * deviation;
         let residual = (missed - self.correction(features)).clamp(-pull, pull);
-        let variance = deviation * deviation;
+        // The more it surprises the less it is believed: a provider may have put in what nobody sees here.
+        let variance = deviation * deviation + (DOUBT_SHARE * (missed - self.correction(features))).powi(2);
         for (weight, one) in self.weights.iter_mut().zip(spread) {
             *weight += one / variance * residual;
         }
@@ -132,8 +135,7 @@ impl<const N: usize> Affine<N> {
     /// Forgetting makes nothing less sure than it was at first.
     fn bound(&mut self, prior: &Prior<N>) {
         let mut scale = [1.0; N];
-        for (index, ((one, row), deviation)) in
-            scale.iter_mut().zip(&self.covariance).zip(prior.deviations).enumerate()
+        for (index, ((one, row), deviation)) in scale.iter_mut().zip(&self.covariance).zip(prior.deviations).enumerate()
         {
             let own = row.get(index).copied().unwrap_or_default();
             let most = deviation * deviation;
