@@ -7,14 +7,20 @@
 #![warn(clippy::arithmetic_side_effects)]
 
 pub mod calibration;
+mod functions;
 pub mod measured;
+mod openai;
+mod vendors;
 
 use std::collections::HashSet;
 
+use measured::measure;
 use tiktoken_rs::{CoreBPE, cl100k_base_singleton, o200k_base_singleton};
 
+use crate::operation::Operation;
 use crate::usage::Estimate;
 use crate::wires::Countable;
+use crate::wires::prompt::Prompt;
 
 /// Longest text that is encoded in one piece. Encoding takes more than linear time in hostile text, and a regular
 /// expression gives up on a million blanks; at 16 KiB both are bounded, natural text counts the same as in one piece,
@@ -23,11 +29,6 @@ const PIECE_BYTES_MAX: usize = 16 * 1024;
 
 /// Bytes of a token where nothing better is known.
 const BYTES_PER_TOKEN: u64 = 4;
-
-/// What a message costs beside its text: role and delimiters.
-const TOKENS_PER_MESSAGE: u64 = 4;
-/// What a conversation costs beside its messages: it primes the answer.
-const TOKENS_PER_CONVERSATION: u64 = 3;
 
 /// A band around a count, in per cent of it. A prior: until a model's calls with reported usage have taught better.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -81,23 +82,19 @@ pub fn count(text: &str, model: &str) -> Counted {
     counted
 }
 
-/// What `prompt` and `delivered` are for `model` of `provider`; each `None` where the provider told that part.
-/// `known` tokens that it told are in the band, and certain.
+/// What `prompt`, sent for `operation`, and `delivered` are for `model` of `provider`; each `None` where the provider told
+/// that part. `known` tokens that it told are in the band, and certain.
 pub fn estimate(
-    prompt: Option<&Countable>,
+    prompt: Option<&Prompt>,
     delivered: Option<&Countable>,
     known: u64,
+    operation: Operation,
     model: &str,
     provider: &str,
 ) -> Estimated {
     let input = prompt.map(|prompt| {
-        let counted = count_all(prompt, model);
-        // Embeddings and plain completions have no messages and cost nothing around their text.
-        let around = match prompt.messages {
-            0 => 0,
-            messages => messages.saturating_mul(TOKENS_PER_MESSAGE).saturating_add(TOKENS_PER_CONVERSATION),
-        };
-        Counted { tokens: counted.tokens.saturating_add(around), ..counted }
+        let measured = measure(prompt, operation, model, provider);
+        Counted { tokens: measured.tokens, method: measured.method }
     });
     let output = delivered.map(|delivered| count_all(delivered, model));
     let parts = [input, output].into_iter().flatten().filter(|counted| counted.tokens > 0);
@@ -161,11 +158,10 @@ fn encoding(model: &str) -> (&'static CoreBPE, &'static str) {
 
 /// `cl100k` for the models that have it; `o200k` for all later ones, and for strangers.
 fn encoding_name(model: &str) -> &'static str {
-    let name = model.rsplit('/').next().unwrap_or(model);
-    let name = name.strip_prefix("ft:").unwrap_or(name);
+    let name = openai::bare(model);
     let is_gpt_4 = name.strip_prefix("gpt-4").is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', ':']));
-    let is_older = ["gpt-3.5", "gpt-35", "text-embedding-"].iter().any(|prefix| name.starts_with(prefix));
-    if is_gpt_4 || is_older { "cl100k" } else { "o200k" }
+    let older = ["gpt-3.5", "gpt-35", "text-embedding-", "davinci-002", "babbage-002"];
+    if is_gpt_4 || older.iter().any(|prefix| name.starts_with(prefix)) { "cl100k" } else { "o200k" }
 }
 
 /// `text` in pieces that are short, cut where the count does not change if such a place is there.
@@ -197,6 +193,7 @@ fn cut(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wires::prompt::Message;
 
     fn countable(text: &str) -> Countable {
         Countable { text: text.to_owned(), ..Countable::default() }
@@ -252,10 +249,13 @@ mod tests {
     #[test]
     fn a_conversation_costs_more_than_its_text() {
         let text = count("hello world", "gpt-5").tokens;
-        let input = |prompt: &Countable| estimate(Some(prompt), None, 0, "gpt-5", "openai").input;
-        assert_eq!(input(&countable("hello world")), Some(text));
-        assert_eq!(input(&Countable { messages: 2, ..countable("hello world") }), Some(text + 2 * 4 + 3));
-        assert_eq!(input(&Countable { tokens: 7, ..Countable::default() }), Some(7));
+        let input = |prompt: &Prompt| estimate(Some(prompt), None, 0, Operation::Chat, "gpt-4o", "openai").input;
+        let bare = Prompt { texts: vec!["hello world".to_owned()], ..Prompt::default() };
+        assert_eq!(input(&bare), Some(text));
+        let message = Message { role: "user".to_owned(), text: "hello world".to_owned(), ..Message::default() };
+        let chat = Prompt { messages: vec![message.clone(), message], ..Prompt::default() };
+        assert_eq!(input(&chat), Some(2 * (text + 4) + 3));
+        assert_eq!(input(&Prompt { tokens: 7, ..Prompt::default() }), Some(7));
     }
 
     #[test]
@@ -263,27 +263,28 @@ mod tests {
         let text = "one two three four five six seven eight";
         let kept = count(text, "gpt-5").tokens;
         let delivered = Countable { bytes_beyond: 3 * u64::try_from(text.len()).unwrap(), ..countable(text) };
-        assert_eq!(estimate(None, Some(&delivered), 0, "gpt-5", "openai").output, Some(4 * kept));
-        let unseen = Countable { bytes_beyond: 4_001, ..Countable::default() };
-        let estimated = estimate(Some(&unseen), None, 0, "gpt-5", "openai");
+        assert_eq!(estimate(None, Some(&delivered), 0, Operation::Chat, "gpt-5", "openai").output, Some(4 * kept));
+        let estimated = estimate(Some(&Prompt::of_length(4_001)), None, 0, Operation::Chat, "gpt-5", "openai");
         assert_eq!((estimated.input, estimated.estimate.method.as_str()), (Some(1_001), "bytes"));
         let endless = Countable { bytes_beyond: u64::MAX, messages: u64::MAX, tokens: u64::MAX, ..countable(text) };
-        assert_eq!(estimate(Some(&endless), Some(&endless), u64::MAX, "m", "p").estimate.high, u64::MAX);
+        let prompt = Prompt { tokens: u64::MAX, texts: vec![text.to_owned()], ..Prompt::of_length(u64::MAX) };
+        let estimated = estimate(Some(&prompt), Some(&endless), u64::MAX, Operation::Chat, "m", "p");
+        assert_eq!(estimated.estimate.high, u64::MAX);
     }
 
     #[test]
     fn the_band_is_wider_where_the_tokenizer_is_anothers() {
-        let hundred = Countable { tokens: 100, ..Countable::default() };
+        let hundred = Prompt { tokens: 100, ..Prompt::default() };
         let band = |provider: &str, known| {
             let Estimate { low, high, observations, .. } =
-                estimate(Some(&hundred), None, known, "m", provider).estimate;
+                estimate(Some(&hundred), None, known, Operation::Chat, "m", provider).estimate;
             assert_eq!(observations, 0);
             (low, high)
         };
         assert_eq!(band("openai", 0), (85, 115));
         assert_eq!(band("anthropic", 0), (60, 160));
         assert_eq!(band("openai", 1_000), (1_085, 1_115));
-        let nothing = estimate(None, None, 5, "m", "openai");
+        let nothing = estimate(None, None, 5, Operation::Chat, "m", "openai");
         assert_eq!((nothing.input, nothing.output, nothing.estimate.low, nothing.estimate.high), (None, None, 5, 5));
     }
 }

@@ -38,6 +38,7 @@ use crate::operation::Operation;
 use crate::usage::{Anomaly, TokenCounts, Units};
 
 use delivered::Delivered;
+use prompt::Prompt;
 
 /// Every wire, in the order in which a path is offered to them.
 pub static REGISTRY: &[&dyn Wire] = &[
@@ -200,7 +201,7 @@ pub trait Wire: Sync + Debug {
     fn observer(&self, operation: Operation, provider: &str) -> Box<dyn Observer>;
 
     /// What of a request body the provider counts as prompt; `None` where it cannot be read.
-    fn prompt(&self, operation: Operation, body: &[u8]) -> Option<Countable>;
+    fn prompt(&self, operation: Operation, body: &[u8]) -> Option<Prompt>;
 }
 
 /// Text to count locally.
