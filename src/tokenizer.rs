@@ -6,11 +6,15 @@
 
 #![warn(clippy::arithmetic_side_effects)]
 
+pub mod calibration;
 mod counter;
 mod encodings;
 mod file;
+mod functions;
 pub mod measured;
 mod models;
+mod openai;
+mod vendors;
 
 pub use counter::{Counted, Counter};
 pub use encodings::Tokenizer;
@@ -21,14 +25,12 @@ pub use models::{OfFile, TEXT_BYTES_MAX, Tokenizers};
 pub(crate) use file::tests::WORDS;
 
 use counter::{BY_LENGTH, by_length, length, scaled};
+use measured::measure;
 
+use crate::operation::Operation;
 use crate::usage::Estimate;
 use crate::wires::Countable;
-
-/// What a message costs beside its text: role and delimiters.
-const TOKENS_PER_MESSAGE: u64 = 4;
-/// What a conversation costs beside its messages: it primes the answer.
-const TOKENS_PER_CONVERSATION: u64 = 3;
+use crate::wires::prompt::Prompt;
 
 /// A band around a count, in per cent of it. A prior: until a model's calls with reported usage have taught better.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -56,23 +58,19 @@ pub struct Estimated {
     pub estimate: Estimate,
 }
 
-/// What `prompt` and `delivered` are by `counter`, of a model of `provider`; each `None` where the provider told that part.
-/// `known` tokens that it told are in the band, and certain.
+/// What `prompt`, sent for `operation`, and `delivered` are by `counter`, of a model of `provider`; each `None` where the
+/// provider told that part. `known` tokens that it told are in the band, and certain.
 pub fn estimate(
-    prompt: Option<&Countable>,
+    prompt: Option<&Prompt>,
     delivered: Option<&Countable>,
     known: u64,
+    operation: Operation,
     counter: &Counter<'_>,
     provider: &str,
 ) -> Estimated {
     let input = prompt.map(|prompt| {
-        let counted = count_all(prompt, counter);
-        // Embeddings and plain completions have no messages and cost nothing around their text.
-        let around = match prompt.messages {
-            0 => 0,
-            messages => messages.saturating_mul(TOKENS_PER_MESSAGE).saturating_add(TOKENS_PER_CONVERSATION),
-        };
-        Counted { tokens: counted.tokens.saturating_add(around), ..counted }
+        let measured = measure(prompt, operation, counter, provider);
+        Counted { tokens: measured.tokens, method: measured.method }
     });
     let output = delivered.map(|delivered| count_all(delivered, counter));
     let parts = [input, output].into_iter().flatten().filter(|counted| counted.tokens > 0);
@@ -111,16 +109,18 @@ fn per_cent_up(of: u64, per_cent: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wires::prompt::Message;
 
     /// What `estimate` says of a call of `model`.
     fn estimated(
-        prompt: Option<&Countable>,
+        prompt: Option<&Prompt>,
         delivered: Option<&Countable>,
         known: u64,
         model: &str,
         provider: &str,
     ) -> Estimated {
-        estimate(prompt, delivered, known, &Tokenizers::default().counter("any", model), provider)
+        let tokenizers = Tokenizers::default();
+        estimate(prompt, delivered, known, Operation::Chat, &tokenizers.counter("any", model), provider)
     }
 
     fn count(text: &str) -> u64 {
@@ -134,10 +134,13 @@ mod tests {
     #[test]
     fn a_conversation_costs_more_than_its_text() {
         let text = count("hello world");
-        let input = |prompt: &Countable| estimated(Some(prompt), None, 0, "gpt-5", "openai").input;
-        assert_eq!(input(&countable("hello world")), Some(text));
-        assert_eq!(input(&Countable { messages: 2, ..countable("hello world") }), Some(text + 2 * 4 + 3));
-        assert_eq!(input(&Countable { tokens: 7, ..Countable::default() }), Some(7));
+        let input = |prompt: &Prompt| estimated(Some(prompt), None, 0, "gpt-4o", "openai").input;
+        let bare = Prompt { texts: vec!["hello world".to_owned()], ..Prompt::default() };
+        assert_eq!(input(&bare), Some(text));
+        let message = Message { role: "user".to_owned(), text: "hello world".to_owned(), ..Message::default() };
+        let chat = Prompt { messages: vec![message.clone(), message], ..Prompt::default() };
+        assert_eq!(input(&chat), Some(2 * (text + 4) + 3));
+        assert_eq!(input(&Prompt { tokens: 7, ..Prompt::default() }), Some(7));
     }
 
     #[test]
@@ -146,16 +149,16 @@ mod tests {
         let kept = count(text);
         let delivered = Countable { bytes_beyond: 3 * u64::try_from(text.len()).unwrap(), ..countable(text) };
         assert_eq!(estimated(None, Some(&delivered), 0, "gpt-5", "openai").output, Some(4 * kept));
-        let unseen = Countable { bytes_beyond: 4_001, ..Countable::default() };
-        let seen = estimated(Some(&unseen), None, 0, "gpt-5", "openai");
+        let seen = estimated(Some(&Prompt::of_length(4_001)), None, 0, "gpt-5", "openai");
         assert_eq!((seen.input, seen.estimate.method.as_str()), (Some(1_001), "bytes"));
         let endless = Countable { bytes_beyond: u64::MAX, messages: u64::MAX, tokens: u64::MAX, ..countable(text) };
-        assert_eq!(estimated(Some(&endless), Some(&endless), u64::MAX, "m", "p").estimate.high, u64::MAX);
+        let prompt = Prompt { tokens: u64::MAX, texts: vec![text.to_owned()], ..Prompt::of_length(u64::MAX) };
+        assert_eq!(estimated(Some(&prompt), Some(&endless), u64::MAX, "m", "p").estimate.high, u64::MAX);
     }
 
     #[test]
     fn the_band_is_wider_where_the_tokenizer_is_anothers() {
-        let hundred = Countable { tokens: 100, ..Countable::default() };
+        let hundred = Prompt { tokens: 100, ..Prompt::default() };
         let band = |provider: &str, known| {
             let Estimate { low, high, observations, .. } =
                 estimated(Some(&hundred), None, known, "m", provider).estimate;

@@ -41,6 +41,7 @@ use crate::usage::{Anomaly, TokenCounts, Units};
 
 use counts::CountRequest;
 use delivered::Delivered;
+use prompt::Prompt;
 
 /// Every wire, in the order in which a path is offered to them.
 pub static REGISTRY: &[&dyn Wire] = &[
@@ -214,7 +215,7 @@ pub trait Wire: Sync + Debug {
     }
 
     /// What of a request body the provider counts as prompt; `None` where it cannot be read.
-    fn prompt(&self, operation: Operation, body: &[u8]) -> Option<Countable>;
+    fn prompt(&self, operation: Operation, body: &[u8]) -> Option<Prompt>;
 }
 
 /// Text to count locally.

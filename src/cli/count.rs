@@ -1,5 +1,6 @@
 //! `count`: the tokens of a text or of a request, counted as a call's would be.
 
+use std::fmt::Display;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,12 +9,15 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use crate::app::Places;
 use crate::config::Config;
 use crate::operation::Operation;
 use crate::proxy::upstream;
-use crate::tokenizer::{self, Estimated};
+use crate::tokenizer::calibration::{Calibration, Key, Prediction};
+use crate::tokenizer::measured::{Measured, Rule, measure};
 use crate::usage::Estimate;
-use crate::wires::{self, Countable, Wire, shape};
+use crate::wires::prompt::Prompt;
+use crate::wires::{self, Wire, shape};
 
 /// `count`.
 #[derive(Debug, Args)]
@@ -62,18 +66,23 @@ struct Found {
     kind: Kind,
     model: String,
     upstream: Option<String>,
-    provider: Option<String>,
     operation: Option<Operation>,
     tokens: u64,
     estimate: Estimate,
     parts: Parts,
 }
 
-/// Of what the tokens are.
+/// Of what the tokens are, by the tokenizer and before a model's template.
 #[derive(Debug, Serialize)]
 struct Parts {
     text: u64,
     messages: u64,
+    calls: u64,
+    tools: u64,
+    tool_count: u64,
+    schema: u64,
+    images: u64,
+    has_unseen: bool,
 }
 
 impl Count {
@@ -95,70 +104,86 @@ impl Count {
             Some(name) => Some(wires::by_name(name).with_context(|| unknown_wire(name))?),
             None => named.map(|upstream| upstream.wire),
         };
-        let shape = shape::of_body(bytes, &self.model);
-        match (self.kind, shape) {
+        let (kind, operation, prompt, upstream) = match (self.kind, shape::of_body(bytes, &self.model)) {
             (Some(Kind::Request) | None, Some((shaped, operation))) => {
                 let wire = wire.unwrap_or(shaped);
-                let upstream = named.or_else(|| speaks_like(config, wire));
-                self.count_request(config, bytes, wire, operation, upstream)
+                let prompt = prompt(wire, operation, bytes)?;
+                (Kind::Request, Some(operation), prompt, named.or_else(|| speaks_like(config, wire)))
             }
             (Some(Kind::Request), None) => bail!(
                 "this is no request: a JSON object with `messages`, `input`, `contents`, `prompt` or `inputs` is expected"
             ),
-            (Some(Kind::Text), _) | (None, None) => self.count_text(config, bytes, named),
-        }
-    }
-
-    fn count_request(
-        &self,
-        config: &Config,
-        body: &[u8],
-        wire: &dyn Wire,
-        operation: Operation,
-        upstream: Option<&upstream::Settings>,
-    ) -> anyhow::Result<Found> {
-        let prompt = wire.prompt(operation, body).with_context(|| {
-            format!("the prompt of this request cannot be read by wire `{}`; name another with --wire", wire.name())
-        })?;
-        Ok(self.found(config, Kind::Request, Some(operation), &prompt, upstream))
-    }
-
-    fn count_text(
-        &self,
-        config: &Config,
-        bytes: &[u8],
-        upstream: Option<&upstream::Settings>,
-    ) -> anyhow::Result<Found> {
-        let text = std::str::from_utf8(bytes).context("this is no UTF-8 text, and no request")?;
-        let text = Countable { text: text.to_owned(), ..Countable::default() };
-        Ok(self.found(config, Kind::Text, None, &text, upstream))
-    }
-
-    fn found(
-        &self,
-        config: &Config,
-        kind: Kind,
-        operation: Option<Operation>,
-        prompt: &Countable,
-        upstream: Option<&upstream::Settings>,
-    ) -> Found {
-        let upstream_name = upstream.map_or("", |upstream| upstream.name.as_str());
-        let provider = upstream.map(|upstream| upstream.provider.as_str());
-        let counter = config.counting.tokenizers.counter(upstream_name, &self.model);
-        let Estimated { input, estimate, .. } =
-            tokenizer::estimate(Some(prompt), None, 0, &counter, provider.unwrap_or_default());
-        let text = config.counting.tokenizers.counter(upstream_name, &self.model).count(&prompt.text).tokens;
-        Found {
+            (Some(Kind::Text), _) | (None, None) => {
+                let text = std::str::from_utf8(bytes).context("this is no UTF-8 text, and no request")?;
+                (Kind::Text, None, Prompt { texts: vec![text.to_owned()], ..Prompt::default() }, named)
+            }
+        };
+        let (name, provider) = upstream.map_or(("", ""), |one| (one.name.as_str(), one.provider.as_str()));
+        let counter = config.counting.tokenizers.counter(name, &self.model);
+        let measured = measure(&prompt, operation.unwrap_or(Operation::TextCompletion), &counter, provider);
+        let prediction = self.predict(config, upstream, operation, &measured);
+        let Prediction { tokens, low, high, observations } = prediction;
+        let Measured { method, text, messages, calls, tools, tool_count, schema, images, has_unseen, .. } = measured;
+        Ok(Found {
             kind,
             model: self.model.clone(),
             upstream: upstream.map(|upstream| upstream.name.to_string()),
-            provider: provider.map(str::to_owned),
             operation,
-            tokens: input.unwrap_or_default(),
-            estimate,
-            parts: Parts { text, messages: prompt.messages },
+            tokens,
+            estimate: Estimate { low, high, method: method.to_owned(), observations },
+            parts: Parts { text, messages, calls, tools, tool_count, schema, images, has_unseen },
+        })
+    }
+
+    /// What was learned of such calls says better than a rule what they cost. Of a text alone no call teaches; by its model's
+    /// own tokenizer it has exactly as many.
+    fn predict(
+        &self,
+        config: &Config,
+        upstream: Option<&upstream::Settings>,
+        operation: Option<Operation>,
+        measured: &Measured,
+    ) -> Prediction {
+        let Measured { tokens, method, rule, .. } = *measured;
+        let is_own = match method {
+            "bytes" => false,
+            "o200k" | "cl100k" => rule == Rule::Exact,
+            _ => true,
+        };
+        let exactly = Prediction { tokens, low: tokens, high: tokens, observations: 0 };
+        let Some(any) = upstream.or(config.upstreams.first()) else { return exactly };
+        let key = |operation| Key { upstream: any.name.clone(), model: self.model.clone(), operation };
+        match operation {
+            Some(operation) if upstream.is_some() => {
+                let learned = learned(config).unwrap_or_else(|error| {
+                    super::tell(&format!("counted without what was learned: {error:#}"));
+                    Calibration::default()
+                });
+                learned.prompt(&key(operation), measured)
+            }
+            Some(operation) => Calibration::default().prompt(&key(operation), measured),
+            None if is_own => exactly,
+            None => Calibration::default().prompt(&key(Operation::TextCompletion), measured),
         }
     }
+}
+
+/// What the ledger knows of calls with reported usage. Nothing is made where there is no ledger.
+fn learned(config: &Config) -> anyhow::Result<Calibration> {
+    let mut calibration = Calibration::default();
+    let places = Places::of(&config.ledger);
+    if places.ledger.exists() {
+        let rows = places.ledger()?.calibration()?;
+        // A row of another version is as good as none.
+        rows.iter().filter(|row| calibration.remember(row).is_err()).for_each(drop);
+    }
+    Ok(calibration)
+}
+
+fn prompt(wire: &dyn Wire, operation: Operation, body: &[u8]) -> anyhow::Result<Prompt> {
+    wire.prompt(operation, body).with_context(|| {
+        format!("the prompt of this request cannot be read by wire `{}`; name another with --wire", wire.name())
+    })
 }
 
 fn read(file: Option<&Path>) -> anyhow::Result<Vec<u8>> {
@@ -189,14 +214,27 @@ fn unknown_wire(name: &str) -> String {
 fn table(found: &Found) -> String {
     let Found { model, upstream, operation, tokens, estimate, parts, .. } = found;
     let Estimate { low, high, method, observations } = estimate;
-    let what = operation.map_or("text", |operation| operation.as_str());
     let at = upstream.as_ref().map(|upstream| format!(" at {upstream}")).unwrap_or_default();
-    let mut text = format!("{tokens} tokens of {model}{at}, probably {low} to {high}\n");
-    let mut line = |name: &str, value: &dyn std::fmt::Display| text.push_str(&format!("  {name:<14}{value}\n"));
-    line("read as", &what);
+    let band = if low == high { String::new() } else { format!(", probably {low} to {high}") };
+    let mut text = format!("{tokens} tokens of {model}{at}{band}\n");
+    let mut line = |name: &str, value: &dyn Display| text.push_str(&format!("  {name:<14}{value}\n"));
+    line("read as", &operation.map_or("text", |operation| operation.as_str()));
     line("counted by", method);
-    line("learned from", &format_args!("{observations} calls"));
-    line("text", &parts.text);
-    line("messages", &parts.messages);
+    if operation.is_some() {
+        line("learned from", &format_args!("{observations} calls"));
+        line("text", &parts.text);
+        line("messages", &parts.messages);
+    }
+    for (name, count) in [("calls", parts.calls), ("schema", parts.schema), ("images", parts.images)] {
+        if count > 0 {
+            line(name, &count);
+        }
+    }
+    if parts.tool_count > 0 {
+        line("tools", &format_args!("{} as JSON, of {} tools", parts.tools, parts.tool_count));
+    }
+    if parts.has_unseen {
+        line("uncounted", &"files, audio or what the provider keeps");
+    }
     text
 }

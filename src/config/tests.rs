@@ -7,7 +7,8 @@ use secrecy::ExposeSecret;
 use super::*;
 use crate::operation::Operation;
 use crate::proxy::upstream::{Base, OnClientClose};
-use crate::wires::{Countable, CredentialHeader, Exchange, Observer, REGISTRY};
+use crate::wires::prompt::Prompt;
+use crate::wires::{CredentialHeader, Exchange, Observer, REGISTRY};
 
 const REFERENCE: &str = include_str!("../../config/tokenmeter.toml");
 
@@ -37,7 +38,7 @@ impl Wire for Named {
     fn observer(&self, _: Operation, _: &str) -> Box<dyn Observer> {
         unreachable!()
     }
-    fn prompt(&self, _: Operation, _: &[u8]) -> Option<Countable> {
+    fn prompt(&self, _: Operation, _: &[u8]) -> Option<Prompt> {
         None
     }
 }

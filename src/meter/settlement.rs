@@ -8,6 +8,7 @@ use crate::record::{CostByKind, Intent, Progress, Record};
 use crate::tokenizer::{self, Tokenizers};
 use crate::usage::{Anomaly, Estimate, Outcome, Provenance, TokenCounts, Units};
 use crate::wires::delivered::Delivered;
+use crate::wires::prompt::Prompt;
 use crate::wires::{Consumption, Countable, Observer, Reading, Wire};
 
 use super::jobs::{JobKey, Jobs, Mark};
@@ -155,7 +156,7 @@ impl CountJob {
         if verdict::counted_here(self.record.operation) == Counted::Characters {
             return self.count_characters(prompt.as_ref());
         }
-        let prompt = prompt.unwrap_or_else(|| by_length(self.prompt.bytes));
+        let prompt = prompt.unwrap_or_else(|| Prompt::of_length(self.prompt.bytes));
         let delivered = self.observer.as_ref().map(|observer| observer.delivered()).unwrap_or_default();
         self.fill_in(&prompt, &delivered, tokenizers)
     }
@@ -165,21 +166,22 @@ impl CountJob {
         if verdict::counted_here(self.record.operation) == Counted::Characters {
             return self.count_characters(None);
         }
-        let prompt = by_length(self.prompt.bytes);
+        let prompt = Prompt::of_length(self.prompt.bytes);
         let delivered = self.observer.as_ref().map(|observer| observer.delivered()).unwrap_or_default();
         let delivered = by_length(length_of(delivered.text.as_bytes()).saturating_add(delivered.bytes_beyond));
         self.fill_in(&prompt, &delivered, tokenizers)
     }
 
     /// Speech is billed by the characters of its text; of a text that was not held nobody can say how many it had.
-    fn count_characters(self, prompt: Option<&Countable>) -> Record {
+    fn count_characters(self, prompt: Option<&Prompt>) -> Record {
         let Self { mut record, observer, .. } = self;
-        let counted = prompt.filter(|prompt| !prompt.text.is_empty() && prompt.bytes_beyond == 0);
+        let characters = |prompt: &Prompt| prompt.texts.iter().map(|text| text.chars().count()).sum::<usize>();
+        let counted = prompt.filter(|prompt| prompt.bytes_beyond == 0).map(characters).filter(|count| *count > 0);
         record.provenance = match counted {
             _ if observer.is_some_and(|mut it| it.reading().is_error) => Provenance::None,
             _ if !record.tokens.is_empty() => Provenance::Partial,
-            Some(prompt) => {
-                let characters = u64::try_from(prompt.text.chars().count()).unwrap_or(u64::MAX);
+            Some(characters) => {
+                let characters = u64::try_from(characters).unwrap_or(u64::MAX);
                 record.units.insert("characters".to_owned(), characters);
                 Provenance::Estimated
             }
@@ -188,7 +190,7 @@ impl CountJob {
         record
     }
 
-    fn fill_in(self, prompt: &Countable, delivered: &Countable, tokenizers: &Tokenizers) -> Record {
+    fn fill_in(self, prompt: &Prompt, delivered: &Countable, tokenizers: &Tokenizers) -> Record {
         let Self { mut record, observer, body_bytes, .. } = self;
         let is_partial = !record.tokens.is_empty();
         if !is_partial && *delivered == Countable::default() && observer.is_some_and(|mut it| it.reading().is_error) {
@@ -210,7 +212,8 @@ impl CountJob {
         let known = record.tokens.total();
         let model = record.model.as_deref().unwrap_or_default();
         let counter = tokenizers.counter(record.upstream.as_str(), model);
-        let estimated = tokenizer::estimate(prompt, delivered, known, &counter, record.provider.as_str());
+        let provider = record.provider.as_str();
+        let estimated = tokenizer::estimate(prompt, delivered, known, record.operation, &counter, provider);
         record.tokens.input = record.tokens.input.or(estimated.input);
         record.tokens.output = record.tokens.output.or(estimated.output);
         record.estimate = Some(estimated.estimate);
@@ -252,7 +255,7 @@ pub(super) fn orphan(intent: Intent, progress: Option<Progress>, found: Moment, 
         delivered = Some(Countable { bytes_beyond, tokens, ..Countable::default() });
     }
     let is_error = record.status.is_some_and(|status| status >= 400);
-    let prompt = body_bytes.filter(|_| record.tokens.input.is_none()).map(by_length);
+    let prompt = body_bytes.filter(|_| record.tokens.input.is_none()).map(Prompt::of_length);
     let delivered = delivered.filter(|_| has_output && record.tokens.output.is_none());
     let is_partial = !record.tokens.is_empty();
     record.provenance = if !is_consumption || (is_error && !is_partial) {
@@ -262,8 +265,8 @@ pub(super) fn orphan(intent: Intent, progress: Option<Progress>, found: Moment, 
     } else if is_counted_here && (prompt.is_some() || delivered.is_some() || is_partial) {
         let (known, model) = (record.tokens.total(), record.model.as_deref().unwrap_or_default());
         let counter = tokenizers.counter(record.upstream.as_str(), model);
-        let estimated =
-            tokenizer::estimate(prompt.as_ref(), delivered.as_ref(), known, &counter, record.provider.as_str());
+        let (prompt, delivered, provider) = (prompt.as_ref(), delivered.as_ref(), record.provider.as_str());
+        let estimated = tokenizer::estimate(prompt, delivered, known, record.operation, &counter, provider);
         record.tokens.input = record.tokens.input.or(estimated.input);
         record.tokens.output = record.tokens.output.or(estimated.output);
         record.estimate = Some(estimated.estimate);

@@ -20,6 +20,7 @@ use crate::pricing::PriceBook;
 use crate::record::{Intent, JobSeen, Record};
 use crate::usage::{Outcome, Provenance, TokenCounts};
 use crate::wires::openai::OpenAi;
+use crate::wires::prompt::Prompt;
 use crate::wires::{Consumption, Countable, CredentialHeader, Exchange, Job, Observer, Reading, UsageSeen, Wire};
 
 use Consumption::{Now, Result as TheResult, Stored};
@@ -73,8 +74,8 @@ impl Wire for Plain {
         Box::new(Says(Reading::default()))
     }
 
-    fn prompt(&self, _: Operation, body: &[u8]) -> Option<Countable> {
-        Some(Countable { text: String::from_utf8(body.to_vec()).unwrap(), ..Countable::default() })
+    fn prompt(&self, _: Operation, body: &[u8]) -> Option<Prompt> {
+        Some(Prompt { texts: vec![String::from_utf8(body.to_vec()).unwrap()], ..Prompt::default() })
     }
 }
 

@@ -28,14 +28,20 @@ pub struct Counted {
 #[derive(Debug)]
 pub struct Counter<'a> {
     tokenizer: &'a dyn Tokenizer,
+    model: &'a str,
     bytes_left: Cell<usize>,
     /// Bytes that were counted, and their tokens.
     seen: Cell<(u64, u64)>,
 }
 
 impl<'a> Counter<'a> {
-    pub(super) fn new(tokenizer: &'a dyn Tokenizer, bytes_max: usize) -> Self {
-        Self { tokenizer, bytes_left: Cell::new(bytes_max), seen: Cell::default() }
+    pub(super) fn new(tokenizer: &'a dyn Tokenizer, model: &'a str, bytes_max: usize) -> Self {
+        Self { tokenizer, model, bytes_left: Cell::new(bytes_max), seen: Cell::default() }
+    }
+
+    /// The model that is called.
+    pub fn model(&self) -> &'a str {
+        self.model
     }
 
     /// The tokenizer's name.
@@ -122,7 +128,7 @@ mod tests {
     use super::*;
 
     fn count(text: &str, tokenizer: &dyn Tokenizer) -> Counted {
-        Counter::new(tokenizer, usize::MAX).count(text)
+        Counter::new(tokenizer, "m", usize::MAX).count(text)
     }
 
     #[test]
@@ -161,13 +167,13 @@ mod tests {
     fn beyond_its_bytes_a_call_counts_at_the_rate_of_what_was_counted() {
         let words = "one two three four ".repeat(100);
         let whole = count(&words, O200K).tokens;
-        let counter = Counter::new(O200K, words.len());
+        let counter = Counter::new(O200K, "m", words.len());
         assert_eq!(counter.count(&words).tokens, whole);
         assert_eq!(counter.count(&words), Counted { tokens: whole, method: "o200k" }, "unread, at the same rate");
-        let half = Counter::new(O200K, words.len() / 2).count(&words);
+        let half = Counter::new(O200K, "m", words.len() / 2).count(&words);
         assert!(half.method == "o200k" && half.tokens.abs_diff(whole) <= 2, "{half:?} of {whole}");
-        assert_eq!(Counter::new(O200K, 0).count("12345678"), Counted { tokens: 2, method: "bytes" });
-        let inside = Counter::new(O200K, 4).count("客服");
+        assert_eq!(Counter::new(O200K, "m", 0).count("12345678"), Counted { tokens: 2, method: "bytes" });
+        let inside = Counter::new(O200K, "m", 4).count("客服");
         assert_eq!(inside.tokens, 2 * O200K.count("客").unwrap(), "no character is cut");
     }
 

@@ -5,13 +5,17 @@ use std::sync::Arc;
 use super::counter::Counter;
 use super::encodings::{CL100K, O200K, Tokenizer};
 use super::file::FileTokenizer;
+use super::openai::bare;
 
 /// How much of one call's text is counted where nothing else is said.
 pub const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Tokenizers by patterns of model names, in lower case and without what stands before a `/`; the first that fits.
 const MODELS: &[(&[&str], &dyn Tokenizer)] = &[
-    (&["gpt-4", "gpt-4-*", "gpt-4:*", "gpt-3.5*", "gpt-35*", "text-embedding-*"], CL100K),
+    (
+        &["gpt-4", "gpt-4-*", "gpt-4:*", "gpt-3.5*", "gpt-35*", "text-embedding-*", "davinci-002*", "babbage-002*"],
+        CL100K,
+    ),
     #[cfg(feature = "vendor-tokenizers")]
     (&["*distill-llama*", "*llama-3*", "*llama3*"], super::encodings::vendors::LLAMA3),
     #[cfg(feature = "vendor-tokenizers")]
@@ -63,10 +67,10 @@ impl Tokenizers {
     }
 
     /// What counts a call of `model` at `upstream`.
-    pub fn counter(&self, upstream: &str, model: &str) -> Counter<'_> {
+    pub fn counter<'a>(&'a self, upstream: &str, model: &'a str) -> Counter<'a> {
         let of_file = self.files.iter().find(|file| file.is_of(upstream, model));
         let tokenizer = of_file.map_or_else(|| tokenizer_of(model), |file| &file.tokenizer);
-        Counter::new(tokenizer, self.text_bytes_max)
+        Counter::new(tokenizer, model, self.text_bytes_max)
     }
 
     /// Makes the tables of the built-in tokenizers that are needed most. Slow: a quarter of a second, and tens of megabytes.
@@ -79,7 +83,7 @@ impl Tokenizers {
 
 impl OfFile {
     fn is_of(&self, upstream: &str, model: &str) -> bool {
-        let (name, model) = (plain_name(model), model.to_ascii_lowercase());
+        let (name, model) = (bare(model), model.to_ascii_lowercase());
         let fits = |pattern: &String| {
             let pattern = pattern.to_ascii_lowercase();
             is_match(&pattern, &model) || is_match(&pattern, &name)
@@ -91,15 +95,9 @@ impl OfFile {
 
 /// The tokenizer of `model`; `OpenAI`'s latest for all that are in no table.
 fn tokenizer_of(model: &str) -> &'static dyn Tokenizer {
-    let name = plain_name(model);
+    let name = bare(model);
     let fits = |patterns: &[&str]| patterns.iter().any(|pattern| is_match(pattern, &name));
     MODELS.iter().find(|(patterns, _)| fits(patterns)).map_or(O200K, |(_, tokenizer)| *tokenizer)
-}
-
-/// The name in lower case, without a vendor and without the mark of a fine-tuned one.
-fn plain_name(model: &str) -> String {
-    let name = model.rsplit('/').next().unwrap_or(model).to_ascii_lowercase();
-    name.strip_prefix("ft:").map_or_else(|| name.clone(), str::to_owned)
 }
 
 /// Whether `name` is what `pattern` says, in which a `*` stands for anything.

@@ -15,8 +15,9 @@ use serde_json::value::RawValue;
 use super::counts::{self, CountRequest};
 use super::delivered::{Delivered, Text};
 use super::object::Object;
+use super::prompt::Prompt;
 use super::told::{Cached, Told};
-use super::{Consumption, Countable, CredentialHeader, Exchange, Observer, Reading, UsageSeen, Wire, markers};
+use super::{Consumption, CredentialHeader, Exchange, Observer, Reading, UsageSeen, Wire, markers};
 use crate::framing::compact::compacted;
 use crate::operation::Operation;
 use crate::usage::Units;
@@ -105,7 +106,7 @@ impl Wire for Anthropic {
         counts::counted(answer, "input_tokens")
     }
 
-    fn prompt(&self, _operation: Operation, body: &[u8]) -> Option<Countable> {
+    fn prompt(&self, _operation: Operation, body: &[u8]) -> Option<Prompt> {
         prompt::of(body)
     }
 }

@@ -108,11 +108,6 @@ impl Text {
             self.push_str(&event.0.text);
         }
     }
-
-    /// The text as something to count, with so many messages and tokens around it.
-    pub(super) fn counted(self, messages: u64, tokens: u64) -> Countable {
-        Countable { messages, tokens, ..self.0 }
-    }
 }
 
 impl Delivered {

@@ -12,7 +12,8 @@ use http::Method;
 use serde_json::json;
 
 use super::counts::{self, CountRequest};
-use super::{Countable, CredentialHeader, Exchange, Observer, Wire};
+use super::prompt::Prompt;
+use super::{CredentialHeader, Exchange, Observer, Wire};
 use crate::operation::Operation;
 use batch::Results;
 use generated::Generated;
@@ -96,7 +97,7 @@ impl Wire for Gemini {
         counts::counted(answer, "totalTokens")
     }
 
-    fn prompt(&self, operation: Operation, body: &[u8]) -> Option<Countable> {
+    fn prompt(&self, operation: Operation, body: &[u8]) -> Option<Prompt> {
         prompt(operation, body)
     }
 }
@@ -145,6 +146,6 @@ pub(super) fn observer(operation: Operation) -> Box<dyn Observer> {
 }
 
 /// The prompt of a request to any of them.
-pub(super) fn prompt(operation: Operation, body: &[u8]) -> Option<Countable> {
+pub(super) fn prompt(operation: Operation, body: &[u8]) -> Option<Prompt> {
     if operation == Operation::Interaction { prompt::of_interaction(body) } else { prompt::of(body) }
 }

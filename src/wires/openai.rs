@@ -20,7 +20,8 @@ use serde_json::json;
 pub use added_usage::{REQUEST_MEMBERS, Splice, ask_for_usage, is_added_usage};
 
 use super::counts::{self, CountRequest};
-use super::{Countable, CredentialHeader, Exchange, Observer, Wire};
+use super::prompt::Prompt;
+use super::{CredentialHeader, Exchange, Observer, Wire};
 use crate::operation::Operation;
 
 /// The wire.
@@ -134,7 +135,7 @@ impl Wire for OpenAi {
         counts::counted(answer, "input_tokens")
     }
 
-    fn prompt(&self, operation: Operation, body: &[u8]) -> Option<Countable> {
+    fn prompt(&self, operation: Operation, body: &[u8]) -> Option<Prompt> {
         prompt::of(operation, body)
     }
 }

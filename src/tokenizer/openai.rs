@@ -1,0 +1,259 @@
+//! What `OpenAI`'s models are billed for a prompt: the tokens of its text and what the provider puts around it.
+//!
+//! The cookbook documents chats of text (developers.openai.com/cookbook, "How to count tokens with tiktoken", read
+//! 2026-11-20); the rest is inferred from reported counts, and `tests/counting.rs` holds it against recorded traffic.
+
+use serde_json::{Map, Value};
+
+use super::functions;
+use super::measured::{Tally, is_system};
+use crate::framing::compact::compacted;
+use crate::operation::Operation;
+use crate::wires::prompt::{Image, Message, Prompt, Schema, ToolCall};
+
+/// Models that are shown a conversation alike.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Family {
+    /// GPT-3.5 to GPT-4.5, and the chat models of later ones.
+    Chat,
+    /// o1, o3, o4.
+    Reasoning,
+    /// GPT-5 and later, Codex.
+    Five,
+}
+
+impl Family {
+    /// The family of a model by its name; `None` where it is not one of `OpenAI`'s.
+    pub(super) fn of(model: &str) -> Option<Self> {
+        let name = bare(model);
+        let is = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        if is(&["gpt-oss"]) {
+            None
+        } else if is(&["gpt-5", "codex"]) && !name.contains("chat") {
+            Some(Self::Five)
+        } else if ["o1", "o3", "o4"].iter().any(|one| name.strip_prefix(one).is_some_and(is_end)) {
+            Some(Self::Reasoning)
+        } else if is(&[
+            "gpt-3.5",
+            "gpt-35",
+            "gpt-4",
+            "gpt-5",
+            "chatgpt-",
+            "text-embedding-",
+            "davinci-002",
+            "babbage-002",
+        ]) {
+            Some(Self::Chat)
+        } else {
+            None
+        }
+    }
+
+    fn is_chat(self) -> bool {
+        self == Self::Chat
+    }
+}
+
+fn is_end(rest: &str) -> bool {
+    rest.is_empty() || rest.starts_with(['-', ':'])
+}
+
+/// A model's name without what gateways and fine-tuning put before it, in lower case.
+pub(super) fn bare(model: &str) -> String {
+    let name = model.rsplit('/').next().unwrap_or(model);
+    let name = name.strip_prefix("ft:").unwrap_or(name);
+    let name = name.strip_prefix("openai.").unwrap_or(name);
+    name.to_ascii_lowercase()
+}
+
+/// The tokens of `prompt`, but for those sent as numbers and for what was not looked at.
+pub(super) fn tokens(tally: &Tally<'_>, prompt: &Prompt, operation: Operation, family: Family, model: &str) -> u64 {
+    let texts = sum(prompt.texts.iter().map(|text| tally.of(text)));
+    if prompt.messages.is_empty() && prompt.tools.is_empty() {
+        return texts.saturating_add(images(prompt, model));
+    }
+    let is_responses = matches!(operation, Operation::Responses);
+    let primer = if family.is_chat() { 3 } else { 2 };
+    let block = (!prompt.tools.is_empty()).then(|| functions::block(&prompt.tools));
+    let with_tools = block.as_deref().filter(|_| family != Family::Five);
+    let instruction = prompt.messages.iter().position(|message| is_system(&message.role));
+    let per_message = u64::from(bare(model) == "gpt-3.5-turbo-0301");
+    let messages = prompt.messages.iter().enumerate().map(|(at, message)| {
+        let tools = with_tools.filter(|_| Some(at) == instruction);
+        of_message(tally, prompt, message, tools, family).saturating_add(per_message)
+    });
+    let tools = match (block.as_deref(), family) {
+        (None, _) => 0,
+        (Some(block), Family::Five) if is_responses => tally.of(block).saturating_add(3),
+        (Some(block), Family::Five) => {
+            tally.of(block).saturating_add(82).saturating_add(if instruction.is_some() { 4 } else { 0 })
+        }
+        // It stands behind the instruction.
+        (Some(block), Family::Chat | Family::Reasoning) if instruction.is_none() => tally.of(block).saturating_add(4),
+        (Some(_), Family::Chat | Family::Reasoning) => 0,
+    };
+    let forced = match &prompt.forced_tool {
+        Some(name) if family.is_chat() => tally.of(name).saturating_add(7),
+        Some(_) | None => 0,
+    };
+    let schema = prompt.schema.as_ref().map_or(0, |schema| {
+        let around = match (is_responses, family) {
+            (false, _) => 12,
+            (true, Family::Chat) => 7,
+            (true, Family::Reasoning | Family::Five) => 6,
+        };
+        of_schema(tally, schema).saturating_add(around)
+    });
+    // The block's end takes the place of the message's.
+    let ending = match (with_tools.is_some(), is_responses) {
+        (false, _) => 0,
+        (true, false) => 1,
+        (true, true) => 3,
+    };
+    let parts = [texts, primer, sum(messages), tools, forced, schema, images(prompt, model)];
+    sum(parts.into_iter()).saturating_sub(ending)
+}
+
+fn sum(parts: impl Iterator<Item = u64>) -> u64 {
+    parts.fold(0, u64::saturating_add)
+}
+
+fn of_message(tally: &Tally<'_>, prompt: &Prompt, message: &Message, tools: Option<&str>, family: Family) -> u64 {
+    let text = tools.map(|tools| format!("{}\n\n{tools}", message.text));
+    let text = tally.of(text.as_deref().unwrap_or(&message.text));
+    if !message.calls.is_empty() {
+        let said = if message.text.is_empty() { 0 } else { text.saturating_add(4) };
+        return said.saturating_add(of_calls(tally, &message.calls, family));
+    }
+    if matches!(message.role.as_str(), "tool" | "function") {
+        let name = message.name.as_deref().or_else(|| called(prompt, message)).unwrap_or_default();
+        let name = tally.of(name).max(1);
+        return sum([6, text, name].into_iter());
+    }
+    let name = message.name.as_deref().map_or(0, |name| tally.of(name));
+    let ending = if message.role == "assistant" && !family.is_chat() { 2 } else { 0 };
+    sum([3, tally.of(&message.role), text, name, ending].into_iter())
+}
+
+/// The function whose result a message is.
+fn called<'a>(prompt: &'a Prompt, result: &Message) -> Option<&'a str> {
+    let id = result.result_of.as_deref()?;
+    let mut calls = prompt.messages.iter().rev().flat_map(|message| &message.calls);
+    calls.find(|call| call.id == id).map(|call| call.name.as_str())
+}
+
+fn of_calls(tally: &Tally<'_>, calls: &[ToolCall], family: Family) -> u64 {
+    let of_call = |call: &ToolCall| {
+        let arguments = compacted(&call.arguments);
+        let arguments = arguments.as_ref().map_or(call.arguments.as_str(), |compact| compact.get());
+        tally.of(&call.name).saturating_add(tally.of(arguments))
+    };
+    let calls_alone = sum(calls.iter().map(of_call));
+    let count = u64::try_from(calls.len()).unwrap_or(u64::MAX);
+    let around = match (family, count) {
+        (Family::Five, _) => count.saturating_mul(15),
+        (Family::Chat | Family::Reasoning, 1) => 7,
+        // They are made through a function that makes several calls at once.
+        (Family::Chat | Family::Reasoning, _) => count.saturating_mul(5).saturating_add(17),
+    };
+    calls_alone.saturating_add(around)
+}
+
+fn of_schema(tally: &Tally<'_>, schema: &Schema) -> u64 {
+    let shown = without_formalities(&schema.schema, 0).to_string();
+    sum([&schema.name, &schema.description, &shown].into_iter().map(|text| tally.of(text)))
+}
+
+/// A schema without what a model is not shown.
+fn without_formalities(schema: &Value, depth: usize) -> Value {
+    match schema {
+        Value::Object(members) if depth < 64 => {
+            let is_shown = |name: &str, value: &Value| match name {
+                // A property may be called so.
+                "required" => value.is_object(),
+                "additionalProperties" | "$schema" => false,
+                _ => true,
+            };
+            let members = members.iter().filter(|(name, value)| is_shown(name, value));
+            let inner = |value: &Value| without_formalities(value, depth.saturating_add(1));
+            Value::Object(members.map(|(name, value)| (name.clone(), inner(value))).collect::<Map<_, _>>())
+        }
+        Value::Array(items) if depth < 64 => {
+            items.iter().map(|item| without_formalities(item, depth.saturating_add(1))).collect()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
+            schema.clone()
+        }
+    }
+}
+
+/// How a model bills pictures.
+#[derive(Clone, Copy, Debug)]
+enum Billing {
+    /// By squares of 512 pixels, and a base.
+    Tiles { base: u64, tile: u64 },
+    /// By squares of 32 pixels, each of which is so many thousandths of a token.
+    Patches { per_mille: u64 },
+}
+
+/// Patches that a picture has at most; a larger one is scaled down.
+const PATCHES_MAX: u64 = 1_536;
+/// What a picture of unknown size is taken for: a screenshot in high detail.
+const USUAL_SIZE: (u32, u32) = (1_024, 1_024);
+
+fn images(prompt: &Prompt, model: &str) -> u64 {
+    let billing = billing(&bare(model));
+    sum(prompt.images.iter().map(|image| of_image(*image, billing)))
+}
+
+fn billing(name: &str) -> Billing {
+    let is = |prefix: &str| name.starts_with(prefix);
+    if is("gpt-4o-mini") {
+        Billing::Tiles { base: 2_833, tile: 5_667 }
+    } else if is("gpt-4.1-mini") {
+        Billing::Patches { per_mille: 1_620 }
+    } else if is("gpt-4.1-nano") {
+        Billing::Patches { per_mille: 2_460 }
+    } else if is("o4-mini") {
+        Billing::Patches { per_mille: 1_720 }
+    } else if is("gpt-5-mini") {
+        Billing::Patches { per_mille: 1_200 }
+    } else if is("gpt-5-nano") {
+        Billing::Patches { per_mille: 1_500 }
+    } else if is("o1") || is("o3") {
+        Billing::Tiles { base: 75, tile: 150 }
+    } else if is("gpt-5") {
+        Billing::Tiles { base: 70, tile: 140 }
+    } else {
+        Billing::Tiles { base: 85, tile: 170 }
+    }
+}
+
+fn of_image(image: Image, billing: Billing) -> u64 {
+    let (width, height) = image.size.unwrap_or(USUAL_SIZE);
+    let (width, height) = (u64::from(width.max(1)), u64::from(height.max(1)));
+    match billing {
+        Billing::Tiles { base, .. } if image.is_low_detail => base,
+        Billing::Tiles { base, tile } => {
+            let tiles = tiles(width, height);
+            base.saturating_add(tile.saturating_mul(tiles))
+        }
+        Billing::Patches { per_mille } => {
+            let patches = width.div_ceil(32).saturating_mul(height.div_ceil(32)).min(PATCHES_MAX);
+            patches.saturating_mul(per_mille).div_ceil(1_000)
+        }
+    }
+}
+
+/// Squares of 512 pixels of a picture that was made to fit 2,048 pixels, then its shorter side 768.
+fn tiles(width: u64, height: u64) -> u64 {
+    let (mut width, mut height) = (width, height);
+    for (side, side_max) in [(width.max(height), 2_048), (0, 768)] {
+        let side = if side == 0 { width.min(height) } else { side };
+        if side > side_max {
+            let scale = |length: u64| length.saturating_mul(side_max).checked_div(side).unwrap_or(0).max(1);
+            (width, height) = (scale(width), scale(height));
+        }
+    }
+    width.div_ceil(512).saturating_mul(height.div_ceil(512))
+}
