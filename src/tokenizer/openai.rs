@@ -3,13 +3,11 @@
 //! The cookbook documents chats of text (developers.openai.com/cookbook, "How to count tokens with tiktoken", read
 //! 2026-11-20); the rest is inferred from reported counts, and `tests/counting.rs` holds it against recorded traffic.
 
-use serde_json::{Map, Value};
-
 use super::functions;
 use super::measured::{Tally, is_system};
 use crate::framing::compact::compacted;
 use crate::operation::Operation;
-use crate::wires::prompt::{Image, Message, Prompt, Schema, ToolCall};
+use crate::wires::prompt::{Image, Message, Prompt, ToolCall};
 
 /// Models that are shown a conversation alike.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -89,59 +87,72 @@ pub(super) fn bare(model: &str) -> String {
 /// The tokens of `prompt`, but for those sent as numbers and for what was not looked at.
 pub(super) fn tokens(tally: &Tally<'_>, prompt: &Prompt, operation: Operation, family: Family, model: &str) -> u64 {
     let texts = sum(prompt.texts.iter().map(|text| tally.of(text)));
+    let pictures = images(prompt, model);
     if prompt.messages.is_empty() && prompt.tools.is_empty() {
-        return texts.saturating_add(images(prompt, model));
+        return texts.saturating_add(pictures);
     }
-    let is_responses = matches!(operation, Operation::Responses);
-    let is_later = bare(model).starts_with("gpt-5.");
-    let style = Style { family, is_responses, is_later };
-    let primer = if family.is_chat() { 3 } else { 2 };
-    let block = (!prompt.tools.is_empty()).then(|| functions::block(&prompt.tools));
-    // In chats they stand behind the instruction.
-    let with_tools = block.as_deref().filter(|_| family != Family::Reasoning && !is_responses);
-    let instruction = prompt.messages.iter().position(|message| is_system(&message.role));
-    let per_message = u64::from(bare(model) == "gpt-3.5-turbo-0301");
+    let name = bare(model);
+    let is_responses = operation == Operation::Responses;
+    let style = Style { family, is_responses, is_later: name.starts_with("gpt-5.") };
+    let is_first_snapshot = name == "gpt-3.5-turbo-0301";
+    let primer = if family.is_chat() && !is_first_snapshot { 3 } else { 2 };
+    let tools = (!prompt.tools.is_empty()).then(|| functions::tools(&prompt.tools));
+    let format = prompt.schema.as_ref().map(functions::response_format);
+    let around = around_definitions(tally, prompt, style);
+    // In chats they stand behind the instruction, in responses they stand alone.
+    let instruction = prompt.messages.iter().position(|message| is_system(&message.role)).filter(|_| !is_responses);
+    let definitions: Vec<&str> = [tools.as_deref(), format.as_deref()].into_iter().flatten().collect();
+    let beside = match instruction {
+        _ if definitions.is_empty() => 0,
+        Some(_) => 0,
+        None if is_responses => sum(definitions.iter().map(|definition| tally.of(definition))),
+        None => tally.of(&definitions.join("\n\n")).saturating_add(if family.is_chat() { 4 } else { 1 }),
+    };
     let messages = prompt.messages.iter().enumerate().map(|(at, message)| {
-        let tools = with_tools.filter(|_| Some(at) == instruction);
-        of_message(tally, prompt, message, tools, style).saturating_add(per_message)
-    });
-    let tools = block.as_deref().map_or(0, |block| match (is_responses, family) {
-        (true, Family::Chat) => tally.of(block).saturating_sub(3),
-        (true, Family::Reasoning) => tally.of(block),
-        (true, Family::Five) => tally.of(block).saturating_add(3),
-        (false, Family::Reasoning) => tally.of(block).saturating_add(4),
-        (false, Family::Chat) if instruction.is_none() => tally.of(block).saturating_add(3),
-        // The block's end takes the place of the message's.
-        (false, Family::Chat) => 0,
-        (false, Family::Five) if instruction.is_none() => tally.of(block).saturating_add(85),
-        (false, Family::Five) => 84,
+        let behind = if Some(at) == instruction { definitions.as_slice() } else { &[] };
+        of_message(tally, prompt, message, behind, style).saturating_add(u64::from(is_first_snapshot))
     });
     let forced = match &prompt.forced_tool {
         Some(name) if family.is_chat() => tally.of(name).saturating_add(7),
         Some(_) | None => 0,
     };
-    let schema = prompt.schema.as_ref().map_or(0, |schema| {
-        let around = match (is_responses, family) {
-            (false, _) => 12,
-            (true, Family::Chat) => 7,
-            (true, Family::Reasoning | Family::Five) => 6,
-        };
-        of_schema(tally, schema).saturating_add(around)
-    });
+    let parts = [texts, pictures, primer, sum(messages), beside, forced];
+    sum(parts.into_iter()).saturating_add_signed(around)
+}
+
+/// What the definitions of tools and of the answer's shape cost beside their text.
+fn around_definitions(tally: &Tally<'_>, prompt: &Prompt, style: Style) -> i64 {
     let is_undescribed = prompt.tools.first().is_some_and(|tool| tool.description.is_empty());
-    let ending = u64::from(with_tools.is_some() && instruction.is_some() && family.is_chat())
-        .saturating_add(u64::from(is_undescribed && family == Family::Five));
-    let parts = [texts, primer, sum(messages), tools, forced, schema, images(prompt, model)];
-    sum(parts.into_iter()).saturating_sub(ending)
+    let tools = match (style.is_responses, style.family) {
+        _ if prompt.tools.is_empty() => 0,
+        (true, Family::Chat) => -3,
+        (true, Family::Reasoning) => 0,
+        (true, Family::Five) => 3 - i64::from(is_undescribed),
+        // The block's end takes the place of the message's.
+        (false, Family::Chat) => -1,
+        (false, Family::Reasoning) => 3,
+        // A preamble on channels and tools.
+        (false, Family::Five) => 84 - i64::from(is_undescribed),
+    };
+    let format = match (&prompt.schema, style.family) {
+        (None, _) => 0,
+        (Some(_), Family::Chat) if style.is_responses => 1,
+        // It is named once more.
+        (Some(schema), Family::Chat) => i64::try_from(tally.of(&schema.name)).unwrap_or(0).saturating_add(2),
+        (Some(_), Family::Reasoning | Family::Five) => if style.is_responses { 0 } else { 3 },
+    };
+    tools.saturating_add(format)
 }
 
 fn sum(parts: impl Iterator<Item = u64>) -> u64 {
     parts.fold(0, u64::saturating_add)
 }
 
-fn of_message(tally: &Tally<'_>, prompt: &Prompt, message: &Message, tools: Option<&str>, style: Style) -> u64 {
-    let text = tools.map(|tools| format!("{}\n\n{tools}", message.text));
-    let text = tally.of(text.as_deref().unwrap_or(&message.text));
+fn of_message(tally: &Tally<'_>, prompt: &Prompt, message: &Message, behind: &[&str], style: Style) -> u64 {
+    let text = match behind {
+        [] => tally.of(&message.text),
+        behind => tally.of(&[&[message.text.as_str()], behind].concat().join("\n\n")),
+    };
     if !message.calls.is_empty() {
         let said = if message.text.is_empty() { 0 } else { text.saturating_add(4) };
         return said.saturating_add(of_calls(tally, &message.calls, style));
@@ -189,34 +200,6 @@ fn of_calls(tally: &Tally<'_>, calls: &[ToolCall], style: Style) -> u64 {
     let calls_alone = sum(calls.iter().map(|call| tally.of(&call.name).saturating_add(tally.of(&compact(call)))));
     let count = u64::try_from(calls.len()).unwrap_or(u64::MAX);
     calls_alone.saturating_add(count.saturating_mul(style.around_call()))
-}
-
-fn of_schema(tally: &Tally<'_>, schema: &Schema) -> u64 {
-    let shown = without_formalities(&schema.schema, 0).to_string();
-    sum([&schema.name, &schema.description, &shown].into_iter().map(|text| tally.of(text)))
-}
-
-/// A schema without what a model is not shown.
-fn without_formalities(schema: &Value, depth: usize) -> Value {
-    match schema {
-        Value::Object(members) if depth < 64 => {
-            let is_shown = |name: &str, value: &Value| match name {
-                // A property may be called so.
-                "required" => value.is_object(),
-                "additionalProperties" | "$schema" => false,
-                _ => true,
-            };
-            let members = members.iter().filter(|(name, value)| is_shown(name, value));
-            let inner = |value: &Value| without_formalities(value, depth.saturating_add(1));
-            Value::Object(members.map(|(name, value)| (name.clone(), inner(value))).collect::<Map<_, _>>())
-        }
-        Value::Array(items) if depth < 64 => {
-            items.iter().map(|item| without_formalities(item, depth.saturating_add(1))).collect()
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
-            schema.clone()
-        }
-    }
 }
 
 /// How a model bills pictures.
