@@ -139,7 +139,13 @@ fn around_definitions(tally: &Tally<'_>, prompt: &Prompt, style: Style) -> i64 {
         (Some(_), Family::Chat) if style.is_responses => 1,
         // It is named once more.
         (Some(schema), Family::Chat) => i64::try_from(tally.of(&schema.name)).unwrap_or(0).saturating_add(2),
-        (Some(_), Family::Reasoning | Family::Five) => if style.is_responses { 0 } else { 3 },
+        (Some(_), Family::Reasoning | Family::Five) => {
+            if style.is_responses {
+                0
+            } else {
+                3
+            }
+        }
     };
     tools.saturating_add(format)
 }
