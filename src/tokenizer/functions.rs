@@ -3,19 +3,33 @@
 //! What `OpenAI` does is not documented; the form is that of openai/harmony (Apache-2.0, read 2026-11-20), which renders them for
 //! the models whose weights are open, in the details that reported counts confirm.
 
-use std::fmt::Write;
-
 use serde_json::{Map, Value};
 
-use crate::wires::prompt::Tool;
+use crate::wires::prompt::{Schema, Tool};
+
+/// What of a schema holds an answer to it, and is not shown.
+const FORMALITIES: [&str; 10] = [
+    "$schema",
+    "additionalProperties",
+    "exclusiveMaximum",
+    "exclusiveMinimum",
+    "format",
+    "maximum",
+    "minimum",
+    "multipleOf",
+    "required",
+    "strict",
+];
 
 /// Deeper schemas are cut off: hostile ones must end, and references may go in circles.
 const DEPTH_MAX: usize = 12;
+/// How deep a schema is looked into that is shown as JSON.
+const NESTED_MAX: usize = 64;
 /// Characters of one rendering; references can make a short schema endless.
 const LENGTH_MAX: usize = 1 << 20;
 
 /// All `tools` as one block.
-pub(super) fn block(tools: &[Tool]) -> String {
+pub(super) fn tools(tools: &[Tool]) -> String {
     let mut out = String::from("# Tools\n\n## functions\n\nnamespace functions {\n\n");
     for (number, tool) in tools.iter().enumerate() {
         if number > 0 {
@@ -27,8 +41,39 @@ pub(super) fn block(tools: &[Tool]) -> String {
     out
 }
 
+/// The shape that an answer must have.
+pub(super) fn response_format(schema: &Schema) -> String {
+    let mut out = format!("# Response Formats\n\n## {}\n\n", schema.name);
+    comment(&mut out, &schema.description);
+    out.push_str(&without_formalities(&schema.schema, 0).to_string());
+    out
+}
+
+/// A schema as it is shown.
+fn without_formalities(schema: &Value, depth: usize) -> Value {
+    let inner = |value: &Value| without_formalities(value, depth.saturating_add(1));
+    match schema {
+        Value::Object(members) if depth < NESTED_MAX => {
+            let shown = members.iter().filter(|(name, _)| !FORMALITIES.contains(&name.as_str()));
+            let shown = shown.map(|(name, value)| match (name.as_str(), value) {
+                // What is named here are properties, whatever they are called.
+                ("properties" | "$defs" | "definitions", Value::Object(named)) => {
+                    let named = named.iter().map(|(name, value)| (name.clone(), inner(value)));
+                    (name.clone(), Value::Object(named.collect()))
+                }
+                _ => (name.clone(), inner(value)),
+            });
+            Value::Object(shown.collect())
+        }
+        Value::Array(items) if depth < NESTED_MAX => items.iter().map(inner).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
+            schema.clone()
+        }
+    }
+}
+
 fn declare(out: &mut String, tool: &Tool) {
-    comment(out, "", &tool.description);
+    comment(out, &tool.description);
     out.push_str("type ");
     out.push_str(&tool.name);
     let parameters = &tool.parameters;
@@ -162,19 +207,18 @@ fn comments(out: &mut String, property: &Value) {
             out.push_str("//\n");
         }
     }
-    comment(out, "", description.unwrap_or_default());
+    comment(out, description.unwrap_or_default());
 }
 
 /// Each line of `text` as a comment.
-fn comment(out: &mut String, indent: &str, text: &str) {
+fn comment(out: &mut String, text: &str) {
     if text.trim().is_empty() {
         return;
     }
     for line in text.trim().split('\n') {
         let line = line.trim();
         let blank = if line.is_empty() { "" } else { " " };
-        // Writing to a string cannot fail.
-        writeln!(out, "{indent}//{blank}{line}").unwrap_or_default();
+        push(out, &["//", blank, line, "\n"]);
     }
 }
 

@@ -3,13 +3,11 @@
 //! The cookbook documents chats of text (developers.openai.com/cookbook, "How to count tokens with tiktoken", read
 //! 2026-11-20); the rest is inferred from reported counts, and `tests/counting.rs` holds it against recorded traffic.
 
-use serde_json::{Map, Value};
-
 use super::functions;
 use super::measured::{Tally, is_system};
 use crate::framing::compact::compacted;
 use crate::operation::Operation;
-use crate::wires::prompt::{Image, Message, Prompt, Schema, ToolCall};
+use crate::wires::prompt::{Image, Message, Prompt, ToolCall};
 
 /// Models that are shown a conversation alike.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -27,9 +25,7 @@ impl Family {
     pub(super) fn of(model: &str) -> Option<Self> {
         let name = bare(model);
         let is = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
-        if is(&["gpt-oss"]) {
-            None
-        } else if is(&["gpt-5", "codex"]) && !name.contains("chat") {
+        if is(&["gpt-5", "gpt-6", "codex"]) && !is(&["gpt-5-chat"]) {
             Some(Self::Five)
         } else if ["o1", "o3", "o4"].iter().any(|one| name.strip_prefix(one).is_some_and(is_end)) {
             Some(Self::Reasoning)
@@ -54,6 +50,28 @@ impl Family {
     }
 }
 
+/// How a conversation is shown.
+#[derive(Clone, Copy, Debug)]
+struct Style {
+    family: Family,
+    is_responses: bool,
+    /// GPT-5.1 and later.
+    is_later: bool,
+}
+
+impl Style {
+    /// Tokens of a call beside its name and its arguments.
+    fn around_call(self) -> u64 {
+        match (self.is_responses, self.family) {
+            (false, Family::Chat) => 7,
+            (false, Family::Reasoning | Family::Five) => 13,
+            (true, Family::Chat) => 5,
+            (true, Family::Reasoning | Family::Five) if self.is_later => 14,
+            (true, Family::Reasoning | Family::Five) => 11,
+        }
+    }
+}
+
 fn is_end(rest: &str) -> bool {
     rest.is_empty() || rest.starts_with(['-', ':'])
 }
@@ -69,122 +87,119 @@ pub(super) fn bare(model: &str) -> String {
 /// The tokens of `prompt`, but for those sent as numbers and for what was not looked at.
 pub(super) fn tokens(tally: &Tally<'_>, prompt: &Prompt, operation: Operation, family: Family, model: &str) -> u64 {
     let texts = sum(prompt.texts.iter().map(|text| tally.of(text)));
+    let pictures = images(prompt, model);
     if prompt.messages.is_empty() && prompt.tools.is_empty() {
-        return texts.saturating_add(images(prompt, model));
+        return texts.saturating_add(pictures);
     }
-    let is_responses = matches!(operation, Operation::Responses);
-    let primer = if family.is_chat() { 3 } else { 2 };
-    let block = (!prompt.tools.is_empty()).then(|| functions::block(&prompt.tools));
-    let with_tools = block.as_deref().filter(|_| family != Family::Five);
-    let instruction = prompt.messages.iter().position(|message| is_system(&message.role));
-    let per_message = u64::from(bare(model) == "gpt-3.5-turbo-0301");
-    let messages = prompt.messages.iter().enumerate().map(|(at, message)| {
-        let tools = with_tools.filter(|_| Some(at) == instruction);
-        of_message(tally, prompt, message, tools, family).saturating_add(per_message)
-    });
-    let tools = match (block.as_deref(), family) {
-        (None, _) => 0,
-        (Some(block), Family::Five) if is_responses => tally.of(block).saturating_add(3),
-        (Some(block), Family::Five) => {
-            tally.of(block).saturating_add(82).saturating_add(if instruction.is_some() { 4 } else { 0 })
-        }
-        // It stands behind the instruction.
-        (Some(block), Family::Chat | Family::Reasoning) if instruction.is_none() => tally.of(block).saturating_add(4),
-        (Some(_), Family::Chat | Family::Reasoning) => 0,
+    let name = bare(model);
+    let is_responses = operation == Operation::Responses;
+    let style = Style { family, is_responses, is_later: name.starts_with("gpt-5.") };
+    let is_first_snapshot = name == "gpt-3.5-turbo-0301";
+    let primer = if family.is_chat() && !is_first_snapshot { 3 } else { 2 };
+    let tools = (!prompt.tools.is_empty()).then(|| functions::tools(&prompt.tools));
+    let format = prompt.schema.as_ref().map(functions::response_format);
+    let around = around_definitions(tally, prompt, style);
+    // In chats they stand behind the instruction, in responses they stand alone.
+    let instruction = prompt.messages.iter().position(|message| is_system(&message.role)).filter(|_| !is_responses);
+    let definitions: Vec<&str> = [tools.as_deref(), format.as_deref()].into_iter().flatten().collect();
+    let beside = match instruction {
+        _ if definitions.is_empty() => 0,
+        Some(_) => 0,
+        None if is_responses => sum(definitions.iter().map(|definition| tally.of(definition))),
+        None => tally.of(&definitions.join("\n\n")).saturating_add(if family.is_chat() { 4 } else { 1 }),
     };
+    let messages = prompt.messages.iter().enumerate().map(|(at, message)| {
+        let behind = if Some(at) == instruction { definitions.as_slice() } else { &[] };
+        of_message(tally, prompt, message, behind, style).saturating_add(u64::from(is_first_snapshot))
+    });
     let forced = match &prompt.forced_tool {
         Some(name) if family.is_chat() => tally.of(name).saturating_add(7),
         Some(_) | None => 0,
     };
-    let schema = prompt.schema.as_ref().map_or(0, |schema| {
-        let around = match (is_responses, family) {
-            (false, _) => 12,
-            (true, Family::Chat) => 7,
-            (true, Family::Reasoning | Family::Five) => 6,
-        };
-        of_schema(tally, schema).saturating_add(around)
-    });
-    // The block's end takes the place of the message's.
-    let ending = match (with_tools.is_some(), is_responses) {
-        (false, _) => 0,
-        (true, false) => 1,
-        (true, true) => 3,
+    let parts = [texts, pictures, primer, sum(messages), beside, forced];
+    sum(parts.into_iter()).saturating_add_signed(around)
+}
+
+/// What the definitions of tools and of the answer's shape cost beside their text.
+fn around_definitions(tally: &Tally<'_>, prompt: &Prompt, style: Style) -> i64 {
+    let is_undescribed = prompt.tools.first().is_some_and(|tool| tool.description.is_empty());
+    let tools = match (style.is_responses, style.family) {
+        _ if prompt.tools.is_empty() => 0,
+        (true, Family::Chat) => -3,
+        (true, Family::Reasoning) => 0,
+        (true, Family::Five) => 3 - i64::from(is_undescribed),
+        // The block's end takes the place of the message's.
+        (false, Family::Chat) => -1,
+        (false, Family::Reasoning) => 3,
+        // A preamble on channels and tools.
+        (false, Family::Five) => 84 - i64::from(is_undescribed),
     };
-    let parts = [texts, primer, sum(messages), tools, forced, schema, images(prompt, model)];
-    sum(parts.into_iter()).saturating_sub(ending)
+    let format = match (&prompt.schema, style.family) {
+        (None, _) => 0,
+        (Some(_), Family::Chat) if style.is_responses => 1,
+        // It is named once more.
+        (Some(schema), Family::Chat) => i64::try_from(tally.of(&schema.name)).unwrap_or(0).saturating_add(2),
+        (Some(_), Family::Reasoning | Family::Five) => if style.is_responses { 0 } else { 3 },
+    };
+    tools.saturating_add(format)
 }
 
 fn sum(parts: impl Iterator<Item = u64>) -> u64 {
     parts.fold(0, u64::saturating_add)
 }
 
-fn of_message(tally: &Tally<'_>, prompt: &Prompt, message: &Message, tools: Option<&str>, family: Family) -> u64 {
-    let text = tools.map(|tools| format!("{}\n\n{tools}", message.text));
-    let text = tally.of(text.as_deref().unwrap_or(&message.text));
+fn of_message(tally: &Tally<'_>, prompt: &Prompt, message: &Message, behind: &[&str], style: Style) -> u64 {
+    let text = match behind {
+        [] => tally.of(&message.text),
+        behind => tally.of(&[&[message.text.as_str()], behind].concat().join("\n\n")),
+    };
     if !message.calls.is_empty() {
         let said = if message.text.is_empty() { 0 } else { text.saturating_add(4) };
-        return said.saturating_add(of_calls(tally, &message.calls, family));
+        return said.saturating_add(of_calls(tally, &message.calls, style));
     }
     if matches!(message.role.as_str(), "tool" | "function") {
-        let name = message.name.as_deref().or_else(|| called(prompt, message)).unwrap_or_default();
-        let name = tally.of(name).max(1);
+        let name = match (message.name.as_deref(), caller(prompt, message)) {
+            // What several calls at once came to is the result of that one call.
+            (_, Some((_, caller))) if is_one_call(&caller.calls, style) => 0,
+            (Some(name), _) => tally.of(name),
+            (None, Some((call, _))) => tally.of(&call.name),
+            (None, None) => 1,
+        };
         return sum([6, text, name].into_iter());
     }
     let name = message.name.as_deref().map_or(0, |name| tally.of(name));
-    let ending = if message.role == "assistant" && !family.is_chat() { 2 } else { 0 };
+    let ending = if message.role == "assistant" && !style.family.is_chat() { 2 } else { 0 };
     sum([3, tally.of(&message.role), text, name, ending].into_iter())
 }
 
-/// The function whose result a message is.
-fn called<'a>(prompt: &'a Prompt, result: &Message) -> Option<&'a str> {
+/// The call whose result a message is, and the message that makes it.
+fn caller<'a>(prompt: &'a Prompt, result: &Message) -> Option<(&'a ToolCall, &'a Message)> {
     let id = result.result_of.as_deref()?;
-    let mut calls = prompt.messages.iter().rev().flat_map(|message| &message.calls);
-    calls.find(|call| call.id == id).map(|call| call.name.as_str())
+    prompt.messages.iter().rev().find_map(|message| {
+        let call = message.calls.iter().find(|call| call.id == id)?;
+        Some((call, message))
+    })
 }
 
-fn of_calls(tally: &Tally<'_>, calls: &[ToolCall], family: Family) -> u64 {
-    let of_call = |call: &ToolCall| {
-        let arguments = compacted(&call.arguments);
-        let arguments = arguments.as_ref().map_or(call.arguments.as_str(), |compact| compact.get());
-        tally.of(&call.name).saturating_add(tally.of(arguments))
+/// Whether calls are made as one: in chats, several at once are a call of `multi_tool_use.parallel`.
+fn is_one_call(calls: &[ToolCall], style: Style) -> bool {
+    !style.is_responses && calls.len() > 1
+}
+
+fn of_calls(tally: &Tally<'_>, calls: &[ToolCall], style: Style) -> u64 {
+    let compact = |call: &ToolCall| {
+        compacted(&call.arguments).map_or_else(|| call.arguments.clone(), |json| json.get().to_owned())
     };
-    let calls_alone = sum(calls.iter().map(of_call));
-    let count = u64::try_from(calls.len()).unwrap_or(u64::MAX);
-    let around = match (family, count) {
-        (Family::Five, _) => count.saturating_mul(15),
-        (Family::Chat | Family::Reasoning, 1) => 7,
-        // They are made through a function that makes several calls at once.
-        (Family::Chat | Family::Reasoning, _) => count.saturating_mul(5).saturating_add(17),
-    };
-    calls_alone.saturating_add(around)
-}
-
-fn of_schema(tally: &Tally<'_>, schema: &Schema) -> u64 {
-    let shown = without_formalities(&schema.schema, 0).to_string();
-    sum([&schema.name, &schema.description, &shown].into_iter().map(|text| tally.of(text)))
-}
-
-/// A schema without what a model is not shown.
-fn without_formalities(schema: &Value, depth: usize) -> Value {
-    match schema {
-        Value::Object(members) if depth < 64 => {
-            let is_shown = |name: &str, value: &Value| match name {
-                // A property may be called so.
-                "required" => value.is_object(),
-                "additionalProperties" | "$schema" => false,
-                _ => true,
-            };
-            let members = members.iter().filter(|(name, value)| is_shown(name, value));
-            let inner = |value: &Value| without_formalities(value, depth.saturating_add(1));
-            Value::Object(members.map(|(name, value)| (name.clone(), inner(value))).collect::<Map<_, _>>())
-        }
-        Value::Array(items) if depth < 64 => {
-            items.iter().map(|item| without_formalities(item, depth.saturating_add(1))).collect()
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
-            schema.clone()
-        }
+    if is_one_call(calls, style) {
+        let uses = calls
+            .iter()
+            .map(|call| format!("{{\"recipient_name\":\"functions.{}\",\"parameters\":{}}}", call.name, compact(call)));
+        let uses = format!("{{\"tool_uses\":[{}]}}", uses.collect::<Vec<_>>().join(","));
+        return tally.of(&uses).saturating_add(if style.family == Family::Five { 18 } else { 12 });
     }
+    let calls_alone = sum(calls.iter().map(|call| tally.of(&call.name).saturating_add(tally.of(&compact(call)))));
+    let count = u64::try_from(calls.len()).unwrap_or(u64::MAX);
+    calls_alone.saturating_add(count.saturating_mul(style.around_call()))
 }
 
 /// How a model bills pictures.

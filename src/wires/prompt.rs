@@ -217,6 +217,13 @@ impl Draft {
         self.prompt.forced_tool = name.or(self.prompt.forced_tool.take());
     }
 
+    /// The model must call a function, and there is only one.
+    pub(super) fn force_only_tool(&mut self) {
+        if let [tool] = self.prompt.tools.as_slice() {
+            self.prompt.forced_tool = Some(tool.name.clone());
+        }
+    }
+
     /// The shape that the answer must have: a JSON schema, and the object that holds its name and description.
     pub(super) fn schema(&mut self, schema: &Value, of: Option<&Value>) {
         let length = schema.to_string().len();

@@ -46,14 +46,20 @@ pub(super) fn of(operation: Operation, body: &[u8]) -> Option<Prompt> {
         let message = asked::message(&mut draft, message);
         draft.message(message);
     }
-    for name in ["tools", "functions"] {
-        if let Some(tools) = member(name) {
-            asked::tools(&mut draft, tools);
-        }
+    let is_responses = operation == Operation::Responses;
+    for tools in ["tools", "functions"].iter().filter_map(|name| member(name)) {
+        if is_responses { read_tools(&mut draft, tools) } else { asked::tools(&mut draft, tools) }
     }
     for choice in ["tool_choice", "function_call"].iter().filter_map(|name| member(name)) {
         let named = ["function", "custom"].iter().find_map(|kind| choice.get(kind)).unwrap_or(choice);
         draft.forced_tool(named.get("name"));
+        if is_responses && choice == "required" {
+            draft.force_only_tool();
+        }
+    }
+    // Several passes over what was said, none of which is in the request.
+    if request.pointer("/reasoning/mode").is_some_and(|mode| mode == "pro") {
+        draft.unseen();
     }
     for format in [member("response_format"), request.pointer("/text/format")].into_iter().flatten() {
         asked::schema(&mut draft, format);
@@ -74,6 +80,16 @@ fn read_input(draft: &mut Draft, input: &Value) {
     }
 }
 
+/// Tools of a response: one that is wrapped as in a chat is a function of that name without parameters.
+fn read_tools(draft: &mut Draft, tools: &Value) {
+    for tool in tools.as_array().into_iter().flatten() {
+        if !matches!(tool.get("type").and_then(Value::as_str), None | Some("function" | "custom")) {
+            draft.unseen();
+        }
+        draft.tool(tool, tool, tool.get("parameters"));
+    }
+}
+
 /// The input of a response: what the user says, or items of all kinds.
 fn read_items(draft: &mut Draft, input: &Value) {
     let Some(items) = input.as_array() else {
@@ -81,14 +97,19 @@ fn read_items(draft: &mut Draft, input: &Value) {
         draft.message(Message { role: "user".to_owned(), text, ..Message::default() });
         return;
     };
+    let is_said = |item: &Value| item.get("role").is_some_and(|role| role == "user");
+    let turn = items.iter().rposition(is_said);
     let mut was_call = false;
-    for item in items {
+    for (at, item) in items.iter().enumerate() {
         let kind = item.get("type").and_then(Value::as_str);
         let is_call = matches!(kind, Some("function_call" | "custom_tool_call"));
         match kind {
             None | Some("message") => {
                 let message = asked::message(draft, item);
-                draft.message(message);
+                // Nothing said is no message here.
+                if item.get("content") != Some(&Value::Array(Vec::new())) {
+                    draft.message(message);
+                }
             }
             Some("function_call" | "custom_tool_call") => {
                 let arguments = item.get("arguments").or_else(|| item.get("input"));
@@ -115,9 +136,9 @@ fn read_items(draft: &mut Draft, input: &Value) {
                 }
                 draft.message(message);
             }
-            // What was thought before the last message of the user is not read again; what was thought between calls is,
-            // and is encrypted.
-            Some("reasoning") => {}
+            // What was thought before the last message of the user is not read again; what was thought since is, and is
+            // encrypted.
+            Some("reasoning") if turn.is_some_and(|turn| at < turn) => {}
             // What the provider's own tools did, and what it keeps.
             Some(_) => draft.unseen(),
         }
