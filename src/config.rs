@@ -44,6 +44,8 @@ pub struct Config {
     pub admin: Admin,
     /// Where records are kept.
     pub ledger: Ledger,
+    /// How tokens are counted where a provider reports none.
+    pub counting: Counting,
     /// How months are cut.
     pub report: Report,
     /// Who may call, and what is believed.
@@ -95,6 +97,13 @@ pub enum Durability {
     Process,
     /// Also that of the machine.
     Power,
+}
+
+/// How tokens are counted where a provider reports none.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Counting {
+    /// Whether calls with reported usage teach what those without are likely to be.
+    pub learn: bool,
 }
 
 /// How months are cut.
@@ -221,6 +230,7 @@ fn read_document(
     let on_failure = section.choice("on_failure", &[("refuse", OnFailure::Refuse), ("pass", OnFailure::Pass)]);
     let ledger = read_ledger(&section, Secrets { env, resolve: wanted != Wanted::None });
     let proxy = read_proxy(&root.section("proxy"), proxy_listen, on_failure.unwrap_or_default());
+    let counting = read_counting(&root.section("counting"));
     let report = read_report(&root.section("report"));
     let upstreams = upstreams::read(root, secrets, wires);
     let payers = payers::read(root, is_loopback(proxy_listen));
@@ -230,6 +240,7 @@ fn read_document(
         upstreams,
         admin: Admin { listen: admin_listen, token },
         ledger,
+        counting,
         report: report?,
         attribution: payers.attribution,
         departments: payers.departments,
@@ -319,6 +330,12 @@ fn read_postgres(section: &Section<'_>, secrets: Secrets<'_>) -> Option<Arc<Post
             None
         }
     }
+}
+
+fn read_counting(section: &Section<'_>) -> Counting {
+    let counting = Counting { learn: section.flag("learn").unwrap_or(true) };
+    section.finish();
+    counting
 }
 
 /// `None` only beside a problem.

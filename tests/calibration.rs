@@ -33,65 +33,7 @@ fn measured(row: &Row) -> Option<(Key, Measured)> {
     let answered = row.expected.get("model").and_then(serde_json::Value::as_str).map(str::to_owned);
     let model = if std::env::var("BY_ANSWER").is_ok() { answered.or(requested) } else { requested.or(answered) }?;
     let prompt = exchange.wire.prompt(exchange.operation, row.request_body.to_string().as_bytes())?;
-    let counted = tokenizer::count(&prompt.text, &model);
-    let get = |names: &[&str]| names.iter().find_map(|name| row.request_body.pointer(name)).cloned();
-    let tools = get(&["/tools", "/toolConfig/tools", "/functions"]);
-    let schema =
-        get(&["/response_format", "/text/format", "/generationConfig/responseSchema", "/output_config", "/format"]);
-    let system = get(&["/system", "/systemInstruction", "/instructions"]).or_else(|| {
-        row.request_body
-            .pointer("/messages/0")
-            .filter(|one| matches!(one["role"].as_str(), Some("system" | "developer")))
-            .cloned()
-    });
-    let json = |value: &Option<serde_json::Value>| {
-        value.as_ref().map_or(0, |value| tokenizer::count(&value.to_string(), &model).tokens)
-    };
-    let tool_count = tools.as_ref().and_then(|tools| tools.as_array()).map_or(0, |tools| tools.len() as u64);
-    let body = row.request_body.to_string();
-    let images = (body.matches("image_url\"").count()
-        + body.matches("\"image\"").count()
-        + body.matches("inline_data").count()
-        + body.matches("inlineData").count()) as u64;
-    let unseen = [
-        "previous_response_id",
-        "fileData",
-        "file_data",
-        "input_audio",
-        "\"document\"",
-        "file_id",
-        "cachedContent",
-        "web_search",
-        "google_search",
-        "googleSearch",
-        "code_execution",
-    ]
-    .iter()
-    .any(|name| body.contains(name));
-    let own = matches!(row.provider.as_str(), "openai" | "azure");
-    use std::hash::{Hash, Hasher};
-    let has_scaffold = system.is_some() || tools.is_some() || schema.is_some();
-    let mut hasher = std::hash::DefaultHasher::new();
-    (
-        system.map(|one| one.to_string()),
-        tools.as_ref().map(|one| one.to_string()),
-        schema.as_ref().map(|one| one.to_string()),
-    )
-        .hash(&mut hasher);
-    let measured = Measured {
-        tokens: counted.tokens + prompt.messages * 4 + 3 + prompt.tokens,
-        method: counted.method,
-        rule: if own { Rule::Exact } else { Rule::Scaled },
-        text: counted.tokens,
-        messages: prompt.messages,
-        tools: json(&tools),
-        tool_count,
-        schema: json(&schema),
-        images,
-        has_unseen: unseen || prompt.bytes_beyond > 0,
-        scaffold: if has_scaffold { hasher.finish() } else { 0 },
-        calls: 0,
-    };
+    let measured = tokenizer::measured::measure(&prompt, exchange.operation, &model, &row.provider);
     Some((
         Key { upstream: UpstreamName::parse(&row.provider).unwrap(), model, operation: exchange.operation },
         measured,

@@ -231,6 +231,7 @@ fn the_reference_has_every_default() {
     let default = config("").unwrap();
     assert_eq!(format!("{:?}", reference.proxy), format!("{:?}", default.proxy));
     assert_eq!(reference.ledger, default.ledger);
+    assert_eq!(reference.counting, default.counting);
     assert_eq!(reference.report.timezone, default.report.timezone);
     assert_eq!(format!("{:?}", reference.admin), format!("{:?}", default.admin));
     assert_eq!(reference.attribution.trust_headers, default.attribution.trust_headers);

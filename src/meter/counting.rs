@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::Bookkeeping;
+use super::learning::Learning;
 use super::progress::Mark;
 use super::settlement::CountJob;
 use crate::record::{Progress, Record};
@@ -22,6 +23,7 @@ const MARKS_HURRY_ABOVE: usize = 128;
 #[derive(Debug)]
 pub(super) struct Counting {
     books: Bookkeeping,
+    learning: Arc<Learning>,
     /// Set when stopping: past it, what waits is counted by its length.
     hurry_after: Arc<OnceLock<Instant>>,
     marks_waiting: Arc<AtomicUsize>,
@@ -43,21 +45,21 @@ enum Job {
 }
 
 impl Counting {
-    pub(super) fn start(books: Bookkeeping) -> std::io::Result<Self> {
+    pub(super) fn start(books: Bookkeeping, learning: Arc<Learning>) -> std::io::Result<Self> {
         let (jobs, inbox) = sync_channel(QUEUE_CALLS_MAX + QUEUE_MARKS_MAX);
         let hurry_after = Arc::default();
         let marks_waiting = Arc::default();
         let (their_books, their_hurry) = (books.clone(), Arc::clone(&hurry_after));
-        let their_waiting = Arc::clone(&marks_waiting);
+        let (their_learning, their_waiting) = (Arc::clone(&learning), Arc::clone(&marks_waiting));
         let thread = std::thread::Builder::new()
             .name("counting".into())
-            .spawn(move || work(&their_books, &inbox, &their_hurry, &their_waiting))?;
-        Ok(Self { books, hurry_after, marks_waiting, worker: Mutex::new(Some(Worker { jobs, thread })) })
+            .spawn(move || work(&their_books, &their_learning, &inbox, &their_hurry, &their_waiting))?;
+        Ok(Self { books, learning, hurry_after, marks_waiting, worker: Mutex::new(Some(Worker { jobs, thread })) })
     }
 
     pub(super) fn submit(&self, job: Box<CountJob>) {
         if let Err(Job::Count(refused)) = self.send(Job::Count(job)) {
-            commit(&self.books, refused.count_by_length());
+            commit(&self.books, refused.count_by_length(&self.learning));
         }
     }
 
@@ -97,11 +99,17 @@ impl Counting {
     }
 }
 
-fn work(books: &Bookkeeping, inbox: &Receiver<Job>, hurry_after: &OnceLock<Instant>, marks_waiting: &AtomicUsize) {
+fn work(
+    books: &Bookkeeping,
+    learning: &Learning,
+    inbox: &Receiver<Job>,
+    hurry_after: &OnceLock<Instant>,
+    marks_waiting: &AtomicUsize,
+) {
     while let Ok(job) = inbox.recv() {
         let is_late = hurry_after.get().is_some_and(|late| Instant::now() >= *late);
         match job {
-            Job::Count(job) => commit(books, if is_late { job.count_by_length() } else { job.count() }),
+            Job::Count(job) => commit(books, if is_late { job.count_by_length(learning) } else { job.count(learning) }),
             Job::Mark(mark) => {
                 let waiting = marks_waiting.fetch_sub(1, Ordering::Relaxed);
                 if !mark.is_late() {
