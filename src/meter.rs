@@ -8,6 +8,7 @@ mod clock;
 mod counting;
 mod gaps;
 mod jobs;
+mod learning;
 mod progress;
 mod settlement;
 mod verdict;
@@ -25,6 +26,7 @@ use crate::operation::Operation;
 use crate::pricing::{self, PriceBook};
 use crate::record::{Intent, JobSeen, Progress, Record};
 use crate::tokenizer::Tokenizers;
+use crate::tokenizer::calibration::{self, Calibration};
 use crate::usage::{Outcome, Units};
 use crate::wires::{Consumption, Observer, Wire};
 
@@ -35,6 +37,7 @@ use clock::Clock;
 use counting::Counting;
 use gaps::Gaps;
 use jobs::Jobs;
+use learning::Learning;
 use settlement::{Draft, Settlement};
 
 /// Opens and closes calls.
@@ -42,6 +45,7 @@ use settlement::{Draft, Settlement};
 pub struct Meter {
     books: Bookkeeping,
     counting: Counting,
+    learning: Arc<Learning>,
     jobs: Jobs,
     gaps: Gaps,
     clock: Clock,
@@ -107,17 +111,30 @@ pub struct OpenCall {
 }
 
 impl Meter {
-    /// A meter that writes to `journal`; its counting threads run until [`Meter::stop`].
+    /// A meter that writes to `journal`, and learns nothing; its counting threads run until [`Meter::stop`].
     pub fn start(
         journal: Arc<Journal>,
         prices: Arc<PriceBook>,
         metrics: Arc<Metrics>,
         settings: &Settings,
     ) -> std::io::Result<Arc<Self>> {
-        let books = Bookkeeping { journal, prices, metrics, tokenizers: settings.tokenizers.clone() };
-        let counting = Counting::start(books.clone(), settings)?;
+        Self::start_learning(journal, prices, metrics, settings, None)
+    }
+
+    /// The same, which goes on from what `calibration` learned; `None`: learns nothing.
+    pub fn start_learning(
+        journal: Arc<Journal>,
+        prices: Arc<PriceBook>,
+        metrics: Arc<Metrics>,
+        settings: &Settings,
+        calibration: Option<Calibration>,
+    ) -> std::io::Result<Arc<Self>> {
+        let tokenizers = settings.tokenizers.clone();
+        let learning = Arc::new(Learning::start(calibration, tokenizers.clone())?);
+        let books = Bookkeeping { journal, prices, metrics, tokenizers };
+        let counting = Counting::start(books.clone(), Arc::clone(&learning), settings)?;
         let (jobs, gaps, clock) = (Jobs::new(JOBS_MAX), Gaps::default(), Clock::default());
-        Ok(Arc::new(Self { books, counting, jobs, gaps, clock }))
+        Ok(Arc::new(Self { books, counting, learning, jobs, gaps, clock }))
     }
 
     /// This moment, as records tell the time: the wall clock's, but for small steps back.
@@ -174,10 +191,20 @@ impl Meter {
     /// Turns an intent that a dead process left behind, and what its call had brought as far as that was noted, into an
     /// `orphaned` record.
     pub fn close_orphan(&self, intent: Intent, progress: Option<Progress>, found: Moment) {
-        let record = settlement::orphan(intent, progress, found, &self.books.tokenizers);
+        let record = settlement::orphan(intent, progress, found, &self.learning);
         if let Err(error) = self.books.commit(record) {
             tracing::error!(error = &error as &dyn std::error::Error, "an orphaned call could not be recorded");
         }
+    }
+
+    /// What was learned since it was last asked for, to be kept in the ledger.
+    pub fn newly_learned(&self) -> Vec<calibration::Row> {
+        self.learning.changed()
+    }
+
+    /// `rows` of [`Meter::newly_learned`] could not be kept: they come again.
+    pub fn not_kept(&self, rows: &[calibration::Row]) {
+        self.learning.take_back(rows);
     }
 
     /// The journal that this meter writes to.
@@ -194,6 +221,7 @@ impl Meter {
     /// Counts what is still to count, for at most `patience` by tokens and then by length, stops the counting threads, and
     /// waits as long at most for what still waits for the disk.
     pub fn stop(&self, patience: Duration) {
+        self.learning.stop();
         self.counting.stop(patience);
         self.books.journal.drain(patience);
     }
@@ -335,10 +363,13 @@ impl OpenCall {
 
     fn settle(&mut self, outcome: Outcome, ending: Ending) -> Option<Appended> {
         let draft = self.draft.take()?;
-        let Meter { books, counting, jobs, .. } = &*self.meter;
-        match settlement::settle(draft, outcome, ending, self.meter.now(), jobs) {
-            Settlement::Record(record, mark) => match books.commit(*record) {
+        let Meter { books, counting, learning, jobs, .. } = &*self.meter;
+        match settlement::settle(draft, outcome, ending, self.meter.now(), jobs, learning) {
+            Settlement::Record(record, mark, lesson) => match books.commit(*record) {
                 Ok(appended) => {
+                    if let Some(lesson) = lesson {
+                        learning.teach(lesson);
+                    }
                     if let Some(mark) = mark {
                         let meter = Arc::clone(&self.meter);
                         appended.then(move |is_written| {

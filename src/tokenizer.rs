@@ -25,27 +25,33 @@ pub use models::{OfFile, TEXT_BYTES_MAX, Tokenizers};
 pub(crate) use file::tests::WORDS;
 
 use counter::{BY_LENGTH, by_length, length, scaled};
-use measured::measure;
 
+use self::calibration::{Calibration, Generated, Key};
+use self::measured::{Measured, Rule, measure};
 use crate::operation::Operation;
 use crate::usage::Estimate;
 use crate::wires::Countable;
 use crate::wires::prompt::Prompt;
 
-/// A band around a count, in per cent of it. A prior: until a model's calls with reported usage have taught better.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Band {
-    below: u64,
-    above: u64,
+/// What is put behind a way of counting where reported calls have corrected it.
+const CALIBRATED: &str = "+calibrated";
+
+/// What was counted of a call, before what others taught is added.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Parts {
+    /// The prompt, where it was to be counted.
+    pub prompt: Option<Measured>,
+    /// The answer's text, likewise.
+    pub answer: Option<Generated>,
 }
 
-/// Models whose tokenizer this is: what is missed are tools, images and hidden text.
-const OWN_TOKENIZER: Band = Band { below: 15, above: 15 };
-/// Models of other vendors, and text that was not seen: tokenizers and templates differ.
-const OTHER_TOKENIZER: Band = Band { below: 40, above: 60 };
-
-/// Providers that serve the models whose tokenizer this is.
-const OWN_PROVIDERS: [&str; 2] = ["azure", "openai"];
+impl Parts {
+    /// Whether only lengths were known of all of it.
+    pub fn are_by_length(&self) -> bool {
+        self.prompt.is_none_or(|measured| measured.method == BY_LENGTH)
+            && self.answer.is_none_or(|generated| generated.method == BY_LENGTH)
+    }
+}
 
 /// What a call is likely to have consumed.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -58,37 +64,70 @@ pub struct Estimated {
     pub estimate: Estimate,
 }
 
-/// What `prompt`, sent for `operation`, and `delivered` are by `counter`, of a model of `provider`; each `None` where the
-/// provider told that part. `known` tokens that it told are in the band, and certain.
-pub fn estimate(
+/// Counts `prompt`, sent for `operation`, and `delivered`, of a model of `provider`, by `counter`; each `None` where the
+/// provider told that part. Slow.
+pub fn count_parts(
     prompt: Option<&Prompt>,
     delivered: Option<&Countable>,
-    known: u64,
     operation: Operation,
     counter: &Counter<'_>,
     provider: &str,
-) -> Estimated {
-    let input = prompt.map(|prompt| {
-        let measured = measure(prompt, operation, counter, provider);
-        Counted { tokens: measured.tokens, method: measured.method }
-    });
-    let output = delivered.map(|delivered| count_all(delivered, counter));
-    let parts = [input, output].into_iter().flatten().filter(|counted| counted.tokens > 0);
-    let ours = parts.clone().fold(0, |sum: u64, counted| sum.saturating_add(counted.tokens));
-    // The worse of two methods names the estimate.
-    let is_by_length = parts.clone().any(|counted| counted.method == BY_LENGTH);
-    let method = if is_by_length { BY_LENGTH } else { parts.clone().next().map_or(counter.name(), |one| one.method) };
-    let band = if OWN_PROVIDERS.contains(&provider) && !is_by_length { OWN_TOKENIZER } else { OTHER_TOKENIZER };
+) -> Parts {
+    Parts {
+        prompt: prompt.map(|prompt| measure(prompt, operation, counter, provider)),
+        answer: delivered.map(|delivered| generated(delivered, counter)),
+    }
+}
+
+/// The text of an answer, counted. Slow.
+pub fn generated(delivered: &Countable, counter: &Counter<'_>) -> Generated {
+    let Counted { tokens, method } = count_all(delivered, counter);
+    let rule = if openai::Family::of(counter.model()).is_some() { Rule::Exact } else { Rule::Scaled };
+    Generated { tokens, calls: 0, method, rule }
+}
+
+/// What a call of `key` is likely to have consumed, of which `parts` were counted. `known` tokens that the provider told
+/// are in the band, and certain. Of an answer that `is_whole` also what its text does not show is estimated.
+pub fn estimate(parts: &Parts, known: u64, calibration: &Calibration, key: &Key, is_whole: bool) -> Estimated {
+    let Parts { prompt, answer } = parts;
+    let input = prompt.as_ref().map(|measured| calibration.prompt(key, measured));
+    let output = answer.map(|generated| calibration.answer(key, generated, is_whole));
+    let both = || [input, output].into_iter().flatten();
+    let ours = both().fold(known, |sum: u64, part| sum.saturating_add(part.tokens));
+    let below = together(both().map(|part| part.tokens.saturating_sub(part.low)));
+    let above = together(both().map(|part| part.high.saturating_sub(part.tokens)));
+    let observations = input.or(output).map_or(0, |part| part.observations);
     Estimated {
-        input: input.map(|counted| counted.tokens),
-        output: output.map(|counted| counted.tokens),
+        input: input.map(|part| part.tokens),
+        output: output.map(|part| part.tokens),
         estimate: Estimate {
-            low: known.saturating_add(ours.saturating_sub(per_cent_up(ours, band.below))),
-            high: known.saturating_add(ours).saturating_add(per_cent_up(ours, band.above)),
-            method: method.to_owned(),
-            observations: 0,
+            low: ours.saturating_sub(below).max(known),
+            high: ours.saturating_add(above),
+            method: method(parts, observations > 0),
+            observations,
         },
     }
+}
+
+/// How the parts were counted; the worse of two ways names it.
+fn method(parts: &Parts, is_calibrated: bool) -> String {
+    let prompt = parts.prompt.as_ref().filter(|measured| measured.tokens > 0).map(|measured| measured.method);
+    let answer = parts.answer.filter(|generated| generated.tokens > 0).map(|generated| generated.method);
+    let name = match (prompt, answer) {
+        (_, Some(BY_LENGTH)) => BY_LENGTH,
+        (Some(method), _) | (None, Some(method)) => method,
+        (None, None) => {
+            parts.prompt.map(|measured| measured.method).or(parts.answer.map(|one| one.method)).unwrap_or("o200k")
+        }
+    };
+    if is_calibrated && name != BY_LENGTH { format!("{name}{CALIBRATED}") } else { name.to_owned() }
+}
+
+/// How far off a sum may be whose parts may be off so far: they seldom are to the same side.
+fn together(off: impl Iterator<Item = u64>) -> u64 {
+    let square = |one: u64| u128::from(one).saturating_mul(u128::from(one));
+    let squares = off.map(square).fold(0, u128::saturating_add);
+    u64::try_from(squares.isqrt()).unwrap_or(u64::MAX)
 }
 
 /// The tokens of all that `countable` stands for: what it kept, at the same rate what it did not, and those known.
@@ -102,26 +141,11 @@ fn count_all(countable: &Countable, counter: &Counter<'_>) -> Counted {
     Counted { tokens: kept.tokens.saturating_add(beyond).saturating_add(countable.tokens), method }
 }
 
-fn per_cent_up(of: u64, per_cent: u64) -> u64 {
-    of.saturating_mul(per_cent).div_ceil(100)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::UpstreamName;
     use crate::wires::prompt::Message;
-
-    /// What `estimate` says of a call of `model`.
-    fn estimated(
-        prompt: Option<&Prompt>,
-        delivered: Option<&Countable>,
-        known: u64,
-        model: &str,
-        provider: &str,
-    ) -> Estimated {
-        let tokenizers = Tokenizers::default();
-        estimate(prompt, delivered, known, Operation::Chat, &tokenizers.counter("any", model), provider)
-    }
 
     fn count(text: &str) -> u64 {
         Tokenizers::default().counter("any", "gpt-5").count(text).tokens
@@ -131,10 +155,20 @@ mod tests {
         Countable { text: text.to_owned(), ..Countable::default() }
     }
 
+    /// An estimate before anything was learned.
+    fn cold(prompt: Option<&Prompt>, delivered: Option<&Countable>, known: u64, model: &str) -> Estimated {
+        let tokenizers = Tokenizers::default();
+        let counter = tokenizers.counter("someone", model);
+        let parts = count_parts(prompt, delivered, Operation::Chat, &counter, "someone");
+        let upstream = UpstreamName::parse("someone").unwrap();
+        let key = Key { upstream, model: model.to_owned(), operation: Operation::Chat };
+        estimate(&parts, known, &Calibration::default(), &key, true)
+    }
+
     #[test]
     fn a_conversation_costs_more_than_its_text() {
         let text = count("hello world");
-        let input = |prompt: &Prompt| estimated(Some(prompt), None, 0, "gpt-4o", "openai").input;
+        let input = |prompt: &Prompt| cold(Some(prompt), None, 0, "gpt-4o").input;
         let bare = Prompt { texts: vec!["hello world".to_owned()], ..Prompt::default() };
         assert_eq!(input(&bare), Some(text));
         let message = Message { role: "user".to_owned(), text: "hello world".to_owned(), ..Message::default() };
@@ -148,27 +182,31 @@ mod tests {
         let text = "one two three four five six seven eight";
         let kept = count(text);
         let delivered = Countable { bytes_beyond: 3 * u64::try_from(text.len()).unwrap(), ..countable(text) };
-        assert_eq!(estimated(None, Some(&delivered), 0, "gpt-5", "openai").output, Some(4 * kept));
-        let seen = estimated(Some(&Prompt::of_length(4_001)), None, 0, "gpt-5", "openai");
-        assert_eq!((seen.input, seen.estimate.method.as_str()), (Some(1_001), "bytes"));
+        assert_eq!(cold(None, Some(&delivered), 0, "gpt-5").output, Some(4 * kept));
+        let estimated = cold(Some(&Prompt::of_length(4_001)), None, 0, "gpt-5");
+        assert_eq!((estimated.input, estimated.estimate.method.as_str()), (Some(1_001), BY_LENGTH));
         let endless = Countable { bytes_beyond: u64::MAX, messages: u64::MAX, tokens: u64::MAX, ..countable(text) };
         let prompt = Prompt { tokens: u64::MAX, texts: vec![text.to_owned()], ..Prompt::of_length(u64::MAX) };
-        assert_eq!(estimated(Some(&prompt), Some(&endless), u64::MAX, "m", "p").estimate.high, u64::MAX);
+        let estimated = cold(Some(&prompt), Some(&endless), u64::MAX, "m");
+        assert_eq!(estimated.estimate.high, u64::MAX);
     }
 
     #[test]
     fn the_band_is_wider_where_the_tokenizer_is_anothers() {
         let hundred = Prompt { tokens: 100, ..Prompt::default() };
-        let band = |provider: &str, known| {
-            let Estimate { low, high, observations, .. } =
-                estimated(Some(&hundred), None, known, "m", provider).estimate;
+        let band = |prompt: &Prompt, model: &str, known| {
+            let Estimate { low, high, observations, .. } = cold(Some(prompt), None, known, model).estimate;
             assert_eq!(observations, 0);
             (low, high)
         };
-        assert_eq!(band("openai", 0), (85, 115));
-        assert_eq!(band("anthropic", 0), (60, 160));
-        assert_eq!(band("openai", 1_000), (1_085, 1_115));
-        let nothing = estimated(None, None, 5, "m", "openai");
+        assert_eq!(band(&hundred, "gpt-4o", 0), (85, 115));
+        assert_eq!(band(&hundred, "claude-sonnet-4-5", 0), (40, 160));
+        assert_eq!(band(&hundred, "gpt-4o", 1_000), (1_085, 1_115));
+        assert_eq!(band(&Prompt { has_unseen: true, ..hundred.clone() }, "gpt-4o", 0), (40, 160));
+        let delivered = Countable { tokens: 100, ..Countable::default() };
+        let both = cold(Some(&hundred), Some(&delivered), 0, "claude-sonnet-4-5").estimate;
+        assert_eq!((both.low, both.high, both.method.as_str()), (116, 284, "o200k"), "√2 · 60 of 200");
+        let nothing = cold(None, None, 5, "m");
         assert_eq!((nothing.input, nothing.output, nothing.estimate.low, nothing.estimate.high), (None, None, 5, 5));
     }
 }

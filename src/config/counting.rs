@@ -17,10 +17,11 @@ pub(super) fn read(root: &Section<'_>, upstreams: &[upstream::Settings], wanted:
     let threads = section.size("threads", 1, 1..=THREADS_MAX);
     let queue_bytes_max = section.size("queue_bytes_max", wide(QUEUE_BYTES_MAX), MIB..=16 * 1024 * MIB);
     let text_bytes_max = section.size("text_bytes_max", wide(TEXT_BYTES_MAX), MIB / 16..=256 * MIB);
+    let learn = section.flag("learn").unwrap_or(true);
     let preload = section.flag("preload").unwrap_or(false);
     section.finish();
     let files = root.sections("tokenizer").iter().filter_map(|section| tokenizer(section, upstreams, wanted)).collect();
-    Settings { tokenizers: Tokenizers::new(files, text_bytes_max), threads, queue_bytes_max, preload }
+    Settings { tokenizers: Tokenizers::new(files, text_bytes_max), threads, queue_bytes_max, learn, preload }
 }
 
 fn wide(size: usize) -> u64 {

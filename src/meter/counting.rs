@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::Bookkeeping;
+use super::learning::Learning;
 use super::progress::Mark;
 use super::settlement::CountJob;
 use crate::record::{Progress, Record};
@@ -35,13 +36,21 @@ pub struct Settings {
     pub threads: usize,
     /// Bytes of requests and answers that may wait to be counted; beyond it a call is counted by its length.
     pub queue_bytes_max: usize,
+    /// Whether calls with reported usage teach what those without are likely to be.
+    pub learn: bool,
     /// Whether the tokenizers' tables are made at the start instead of on first need.
     pub preload: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { tokenizers: Tokenizers::default(), threads: 1, queue_bytes_max: QUEUE_BYTES_MAX, preload: false }
+        Self {
+            tokenizers: Tokenizers::default(),
+            threads: 1,
+            queue_bytes_max: QUEUE_BYTES_MAX,
+            learn: true,
+            preload: false,
+        }
     }
 }
 
@@ -50,6 +59,7 @@ impl Default for Settings {
 pub(super) struct Counting {
     books: Bookkeeping,
     queue: Arc<Queue<Job>>,
+    learning: Arc<Learning>,
     /// Set when stopping: past it, what waits is counted by its length.
     hurry_after: Arc<OnceLock<Instant>>,
     marks_waiting: Arc<AtomicUsize>,
@@ -67,6 +77,7 @@ enum Job {
 /// A counting thread.
 struct Worker {
     books: Bookkeeping,
+    learning: Arc<Learning>,
     queue: Arc<Queue<Job>>,
     hurry_after: Arc<OnceLock<Instant>>,
     marks_waiting: Arc<AtomicUsize>,
@@ -75,10 +86,11 @@ struct Worker {
 }
 
 impl Counting {
-    pub(super) fn start(books: Bookkeeping, settings: &Settings) -> std::io::Result<Self> {
+    pub(super) fn start(books: Bookkeeping, learning: Arc<Learning>, settings: &Settings) -> std::io::Result<Self> {
         let queue = Arc::new(Queue::new(QUEUE_CALLS_MAX + QUEUE_MARKS_MAX, settings.queue_bytes_max));
         let counting = Self {
             books,
+            learning,
             queue,
             hurry_after: Arc::default(),
             marks_waiting: Arc::default(),
@@ -88,6 +100,7 @@ impl Counting {
         let threads = (0..settings.threads.clamp(1, cores)).map(|number| {
             let worker = Worker {
                 books: counting.books.clone(),
+                learning: Arc::clone(&counting.learning),
                 queue: Arc::clone(&counting.queue),
                 hurry_after: Arc::clone(&counting.hurry_after),
                 marks_waiting: Arc::clone(&counting.marks_waiting),
@@ -113,7 +126,7 @@ impl Counting {
     pub(super) fn submit(&self, job: Box<CountJob>) {
         let bytes = job.held_bytes();
         if let Err(Job::Count(refused)) = self.queue.push(Job::Count(job), bytes) {
-            commit_by_length(&self.books, *refused);
+            commit_by_length(&self.books, &self.learning, *refused);
         }
     }
 
@@ -160,8 +173,8 @@ impl Worker {
         while let Some((job, _held)) = self.queue.pop(is_mine) {
             let is_late = self.hurry_after.get().is_some_and(|late| Instant::now() >= *late);
             match job {
-                Job::Count(job) if is_late => commit_by_length(&self.books, *job),
-                Job::Count(job) => commit(&self.books, job.count(&self.books.tokenizers)),
+                Job::Count(job) if is_late => commit_by_length(&self.books, &self.learning, *job),
+                Job::Count(job) => commit(&self.books, job.count(&self.learning)),
                 Job::Mark(mark) => {
                     let waiting = self.marks_waiting.fetch_sub(1, Ordering::Relaxed);
                     if !mark.is_late() {
@@ -181,9 +194,9 @@ fn note(books: &Bookkeeping, progress: &Progress) {
     }
 }
 
-fn commit_by_length(books: &Bookkeeping, job: CountJob) {
+fn commit_by_length(books: &Bookkeeping, learning: &Learning, job: CountJob) {
     books.metrics.counted_by_length();
-    commit(books, job.count_by_length(&books.tokenizers));
+    commit(books, job.count_by_length(learning));
 }
 
 fn commit(books: &Bookkeeping, record: Record) {

@@ -13,6 +13,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use self::errors::{Errors, Share};
 use self::of_key::{Kept, OfKey};
+use super::BY_LENGTH;
 use super::measured::{Measured, Rule};
 use crate::ids::UpstreamName;
 use crate::operation::Operation;
@@ -58,6 +59,8 @@ pub struct Generated {
     pub tokens: u64,
     /// Calls in it.
     pub calls: u64,
+    /// How they were counted, as in [`Measured::method`].
+    pub method: &'static str,
     /// How well its tokenizer is known.
     pub rule: Rule,
 }
@@ -162,11 +165,14 @@ impl Calibration {
         let observations = learned.map_or(0, OfKey::observations);
         let tokens = learned.map_or(measured.tokens, |learned| learned.prompt(measured));
         let share = learned.and_then(|learned| learned.prompt_share(measured)).or_else(|| {
-            let name = measured.method.to_owned();
+            let name = Some(measured.method).filter(|method| *method != BY_LENGTH)?.to_owned();
             let method = Method { name, rule: measured.rule, stage: Stage::of(observations) };
             self.by_method.get(&method)?.ninety_per_cent(None)
         });
-        let (low, high) = share.unwrap_or_else(|| prior_share(measured.rule)).around(tokens);
+        let share = share.unwrap_or_else(|| prior_share(measured.rule, measured.method));
+        // What nobody can count here nobody could learn of either.
+        let share = if measured.has_unseen { share.max(SCALED_PRIOR) } else { share };
+        let (low, high) = share.around(tokens);
         Prediction { tokens, low, high, observations }
     }
 
@@ -174,11 +180,12 @@ impl Calibration {
     /// band, not the count.
     pub fn answer(&self, key: &Key, generated: Generated, is_whole: bool) -> Prediction {
         let learned = self.keys.get(key).map(|entry| &entry.learned).filter(|learned| learned.answers() > 0);
+        let learned = learned.filter(|_| generated.method != BY_LENGTH);
         let ruled = |share: Share| {
             let (low, high) = share.around(generated.tokens);
             Prediction { tokens: generated.tokens, low, high, observations: 0 }
         };
-        let cut = ruled(prior_share(generated.rule));
+        let cut = ruled(prior_share(generated.rule, generated.method));
         let Some(learned) = learned else { return cut };
         let tokens = learned.answer(generated);
         let (low, high) = learned.answer_share().unwrap_or(SCALED_PRIOR).around(tokens);
@@ -197,8 +204,9 @@ impl Calibration {
             || key.model.contains(char::is_control)
             || prompt.has_unseen
             || prompt.method == BY_LENGTH
-            || !is_sane(prompt.tokens)
             || !is_sane(prompt_tokens)
+            || !is_sane(prompt.tokens)
+            || prompt.parts().into_iter().any(|count| count > TOKENS_MAX)
         {
             return false;
         }
@@ -214,7 +222,9 @@ impl Calibration {
         }
         let stage = Stage::of(entry.learned.observations());
         let error = entry.learned.learn_prompt(prompt, prompt_tokens);
-        if let Some((generated, reported)) = answer.filter(|(_, reported)| is_sane(*reported)) {
+        if let Some((generated, reported)) = answer.filter(|(one, reported)| {
+            one.method != BY_LENGTH && is_sane(*reported) && one.tokens.max(one.calls) <= TOKENS_MAX
+        }) {
             entry.learned.learn_answer(generated, reported);
         }
         let method = Method { name: prompt.method.to_owned(), rule: prompt.rule, stage };
@@ -253,14 +263,12 @@ impl Calibration {
         let method = kept.method.clone();
         let learned = OfKey::of(kept).ok_or(RowError::Numbers)?;
         let rule = learned.rule();
-        let (errors, error_of_rule) = learned.past_errors();
-        let stage = Stage::of(learned.observations());
-        let by_method = |stage| Method { name: method.clone(), rule, stage };
-        if let Some(error) = error_of_rule {
-            self.by_method.entry(by_method(Stage::Rule)).or_default().push(error);
-        }
-        for error in errors {
-            self.by_method.entry(by_method(stage)).or_default().push(error);
+        let (first, last) = learned.past_errors();
+        let stages = [Stage::Rule].into_iter().chain(std::iter::repeat(Stage::Young));
+        let last = last.filter(|_| learned.observations() >= SETTLED_FROM).map(|error| (Stage::Settled, error));
+        for (stage, error) in stages.zip(first.iter().copied()).chain(last) {
+            let method = Method { name: method.clone(), rule, stage };
+            self.by_method.entry(method).or_default().push(error);
         }
         if !self.keys.contains_key(&row.key) {
             self.make_place();
@@ -299,13 +307,10 @@ impl Entry {
     }
 }
 
-/// How a count by length alone is called.
-const BY_LENGTH: &str = "bytes";
-
-fn prior_share(rule: Rule) -> Share {
+fn prior_share(rule: Rule, method: &str) -> Share {
     match rule {
-        Rule::Exact => EXACT_PRIOR,
-        Rule::Scaled => SCALED_PRIOR,
+        Rule::Exact if method != BY_LENGTH => EXACT_PRIOR,
+        Rule::Exact | Rule::Scaled => SCALED_PRIOR,
     }
 }
 

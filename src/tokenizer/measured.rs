@@ -36,6 +36,14 @@ pub struct Measured {
     pub scaffold: u64,
 }
 
+impl Measured {
+    /// What a prompt's tokens may depend on: text, messages, calls, tools, their number, schema, pictures.
+    pub(super) fn parts(&self) -> [u64; 7] {
+        let Self { text, messages, calls, tools, tool_count, schema, images, .. } = *self;
+        [text, messages, calls, tools, tool_count, schema, images]
+    }
+}
+
 /// How well a rule holds.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Rule {

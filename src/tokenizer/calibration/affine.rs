@@ -103,7 +103,8 @@ impl<const N: usize> Affine<N> {
     /// How far from what is thought a report may well be.
     fn deviation(&self, prior: &Prior<N>, features: &[f64; N], reported: f64) -> f64 {
         let unsure = dot(features, &self.spread(features));
-        (unsure + (prior.noise_share * reported).powi(2) + prior.noise_tokens).sqrt()
+        // Rounding may make nothing of what is next to nothing.
+        (unsure.max(0.0) + (prior.noise_share * reported).powi(2) + prior.noise_tokens).sqrt()
     }
 
     fn spread(&self, features: &[f64; N]) -> [f64; N] {

@@ -13,22 +13,26 @@ use crate::tokenizer::measured::{Measured, Rule};
 
 /// The form in which it is kept.
 const VERSION: u32 = 1;
+/// Predictions of so many calls and more say how far off the next may be; the very first are worse.
+const TELLING_FROM: u64 = 4;
+/// As many of the first errors are kept for good: they say how far off one may be of other keys that are new.
+const FIRST_ERRORS: usize = 10;
 /// As many texts that agents send again and again are known of a key.
 const SCAFFOLDS_MAX: usize = 32;
 
 /// What prompts of another vendor's tokenizer are weighed by.
-const SCALED: Prior<8> = Prior {
-    // A constant, text, messages, tools, whether there are any, schema, whether there is one, pictures.
-    deviations: [100.0, 0.3, 5.0, 0.5, 300.0, 0.5, 100.0, 1_000.0],
+const SCALED: Prior<10> = Prior {
+    // A constant, text, messages, calls, tools, whether there are any, how many, schema, whether there is one, pictures.
+    deviations: [100.0, 0.3, 5.0, 30.0, 0.5, 300.0, 30.0, 0.5, 100.0, 3_000.0],
     noise_share: 0.02,
-    noise_tokens: 4.0,
+    noise_tokens: 1.0,
 };
 /// What prompts of a model's own tokenizer are weighed by: what the rule may miss around the text.
-const EXACT: Prior<8> = Prior {
-    // A constant, whether there are tools, how many, calls, pictures.
-    deviations: [10.0, 100.0, 10.0, 10.0, 300.0, 0.0, 0.0, 0.0],
+const EXACT: Prior<10> = Prior {
+    // A constant, calls, whether there are tools, how many, pictures; the others have no weight.
+    deviations: [10.0, 0.0, 0.0, 10.0, 0.0, 100.0, 10.0, 0.0, 0.0, 300.0],
     noise_share: 0.02,
-    noise_tokens: 4.0,
+    noise_tokens: 1.0,
 };
 /// What answers are weighed by. Reasoning that nobody saw scatters widely.
 const GENERATED: Prior<3> = Prior {
@@ -42,11 +46,11 @@ const GENERATED: Prior<3> = Prior {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct OfKey {
     rule: Rule,
-    prompt: Affine<8>,
+    prompt: Affine<10>,
     /// By whether there were tools.
     errors: [Errors; 2],
-    /// How far off the rule alone was.
-    error_of_rule: Option<Share>,
+    /// How far off the rule alone was, then what was learned from the first few calls.
+    first_errors: Vec<Share>,
     /// By what agents send again and again: what was missed with it lately. The last used is last.
     scaffolds: VecDeque<(u64, f64)>,
     answer: Affine<3>,
@@ -63,7 +67,7 @@ pub(super) struct Kept {
     pub(super) method: String,
     prompt: Numbers,
     errors: [Errors; 2],
-    error_of_rule: Option<Share>,
+    first_errors: Vec<Share>,
     scaffolds: Vec<(u64, f64)>,
     answer: Numbers,
     answer_errors: Errors,
@@ -75,7 +79,7 @@ impl OfKey {
             rule,
             prompt: Affine::new(prior(rule)),
             errors: [Errors::default(), Errors::default()],
-            error_of_rule: None,
+            first_errors: Vec::new(),
             scaffolds: VecDeque::new(),
             answer: Affine::new(&GENERATED),
             answer_errors: Errors::default(),
@@ -129,9 +133,10 @@ impl OfKey {
             *self = Self::new(measured.rule);
         }
         let error = Share::off(self.prompt(measured), reported);
-        if self.observations() == 0 {
-            self.error_of_rule = Some(error);
-        } else {
+        if self.first_errors.len() < FIRST_ERRORS {
+            self.first_errors.push(error);
+        }
+        if self.observations() >= TELLING_FROM {
             let [without, with] = &mut self.errors;
             if measured.tool_count > 0 { with } else { without }.push(error);
         }
@@ -160,7 +165,7 @@ impl OfKey {
     /// Learns what a whole answer was. How far off the prediction had been.
     pub(super) fn learn_answer(&mut self, generated: Generated, reported: u64) -> Share {
         let error = Share::off(self.answer(generated), reported);
-        if self.answers() > 0 {
+        if self.answers() >= TELLING_FROM {
             self.answer_errors.push(error);
         }
         self.answer.observe(&GENERATED, &features_of(generated), generated.tokens, reported);
@@ -175,7 +180,7 @@ impl OfKey {
             method: method.to_owned(),
             prompt: self.prompt.numbers(),
             errors: self.errors.clone(),
-            error_of_rule: self.error_of_rule,
+            first_errors: self.first_errors.clone(),
             scaffolds: self.scaffolds.iter().copied().collect(),
             answer: self.answer.numbers(),
             answer_errors: self.answer_errors.clone(),
@@ -184,10 +189,11 @@ impl OfKey {
 
     /// As it was kept; `None` where that is none of ours.
     pub(super) fn of(kept: Kept) -> Option<Self> {
-        let Kept { version, is_exact, prompt, mut errors, error_of_rule, scaffolds, answer, mut answer_errors, .. } =
+        let Kept { version, is_exact, prompt, mut errors, first_errors, scaffolds, answer, mut answer_errors, .. } =
             kept;
         errors.iter_mut().chain([&mut answer_errors]).for_each(Errors::bound);
         let is_ours = version == VERSION
+            && first_errors.len() <= FIRST_ERRORS
             && scaffolds.len() <= SCAFFOLDS_MAX
             && scaffolds.iter().all(|(_, missed)| missed.is_finite());
         is_ours.then_some(())?;
@@ -195,20 +201,20 @@ impl OfKey {
             rule: if is_exact { Rule::Exact } else { Rule::Scaled },
             prompt: Affine::of(&prompt)?,
             errors,
-            error_of_rule,
+            first_errors,
             scaffolds: scaffolds.into(),
             answer: Affine::of(&answer)?,
             answer_errors,
         })
     }
 
-    /// The errors of its prompts' predictions, and the first of them, which was the rule's own.
-    pub(super) fn past_errors(&self) -> (impl Iterator<Item = Share> + '_, Option<Share>) {
-        (self.errors.iter().flat_map(Errors::iter), self.error_of_rule)
+    /// The errors of its first predictions, of which the very first is the rule's own, and those of the last.
+    pub(super) fn past_errors(&self) -> (&[Share], impl Iterator<Item = Share> + '_) {
+        (&self.first_errors, self.errors.iter().flat_map(Errors::iter))
     }
 }
 
-fn prior(rule: Rule) -> &'static Prior<8> {
+fn prior(rule: Rule) -> &'static Prior<10> {
     match rule {
         Rule::Exact => &EXACT,
         Rule::Scaled => &SCALED,
@@ -216,22 +222,11 @@ fn prior(rule: Rule) -> &'static Prior<8> {
 }
 
 /// In the order of the prior's deviations.
-fn features(measured: &Measured) -> [f64; 8] {
-    let Measured { text, messages, calls, tools, tool_count, schema, images, .. } = *measured;
-    let has = |count: u64| number(count.min(1));
-    match measured.rule {
-        Rule::Exact => [1.0, has(tool_count), number(tool_count), number(calls), number(images), 0.0, 0.0, 0.0],
-        Rule::Scaled => [
-            1.0,
-            number(text),
-            number(messages),
-            number(tools),
-            has(tool_count),
-            number(schema),
-            has(schema),
-            number(images),
-        ],
-    }
+fn features(measured: &Measured) -> [f64; 10] {
+    let [text, messages, calls, tools, tool_count, schema, images] = measured.parts();
+    let has = |count: u64| count.min(1);
+    let counts = [1, text, messages, calls, tools, has(tool_count), tool_count, schema, has(schema), images];
+    counts.map(number)
 }
 
 fn features_of(generated: Generated) -> [f64; 3] {
