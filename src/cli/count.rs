@@ -13,8 +13,9 @@ use crate::app::Places;
 use crate::config::Config;
 use crate::operation::Operation;
 use crate::proxy::upstream;
-use crate::tokenizer::calibration::{Calibration, Key, Prediction};
+use crate::tokenizer::calibration::{Calibration, Key};
 use crate::tokenizer::measured::{Measured, Rule, measure};
+use crate::tokenizer::{self, Estimated, Parts};
 use crate::usage::Estimate;
 use crate::wires::prompt::Prompt;
 use crate::wires::{self, Wire, shape};
@@ -121,50 +122,52 @@ impl Count {
         let (name, provider) = upstream.map_or(("", ""), |one| (one.name.as_str(), one.provider.as_str()));
         let counter = config.counting.tokenizers.counter(name, &self.model);
         let measured = measure(&prompt, operation.unwrap_or(Operation::TextCompletion), &counter, provider);
-        let prediction = self.predict(config, upstream, operation, &measured);
-        let Prediction { tokens, low, high, observations } = prediction;
-        let Measured { method, text, messages, calls, tools, tool_count, schema, images, has_unseen, .. } = measured;
+        let Estimated { input, estimate, .. } = self.estimate(config, upstream, operation, measured);
+        let Measured { text, messages, calls, tools, tool_count, schema, images, has_unseen, .. } = measured;
         Ok(Found {
             kind,
             model: self.model.clone(),
             upstream: upstream.map(|upstream| upstream.name.to_string()),
             operation,
-            tokens,
-            estimate: Estimate { low, high, method: method.to_owned(), observations },
+            tokens: input.unwrap_or_default(),
+            estimate,
             parts: Parts { text, messages, calls, tools, tool_count, schema, images, has_unseen },
         })
     }
 
     /// What was learned of such calls says better than a rule what they cost. Of a text alone no call teaches; by its model's
     /// own tokenizer it has exactly as many.
-    fn predict(
+    fn estimate(
         &self,
         config: &Config,
         upstream: Option<&upstream::Settings>,
         operation: Option<Operation>,
-        measured: &Measured,
-    ) -> Prediction {
-        let Measured { tokens, method, rule, .. } = *measured;
+        measured: Measured,
+    ) -> Estimated {
+        let Measured { tokens, method, rule, .. } = measured;
+        let exactly = || Estimated {
+            input: Some(tokens),
+            output: None,
+            estimate: Estimate { low: tokens, high: tokens, method: method.to_owned(), observations: 0 },
+        };
         let is_own = match method {
             "bytes" => false,
             "o200k" | "cl100k" => rule == Rule::Exact,
             _ => true,
         };
-        let exactly = Prediction { tokens, low: tokens, high: tokens, observations: 0 };
-        let Some(any) = upstream.or(config.upstreams.first()) else { return exactly };
-        let key = |operation| Key { upstream: any.name.clone(), model: self.model.clone(), operation };
-        match operation {
-            Some(operation) if upstream.is_some() => {
-                let learned = learned(config).unwrap_or_else(|error| {
-                    super::tell(&format!("counted without what was learned: {error:#}"));
-                    Calibration::default()
-                });
-                learned.prompt(&key(operation), measured)
-            }
-            Some(operation) => Calibration::default().prompt(&key(operation), measured),
-            None if is_own => exactly,
-            None => Calibration::default().prompt(&key(Operation::TextCompletion), measured),
-        }
+        let Some(any) = upstream.or(config.upstreams.first()).filter(|_| operation.is_some() || !is_own) else {
+            return exactly();
+        };
+        let learned = match (upstream, operation) {
+            (Some(_), Some(_)) => learned(config).unwrap_or_else(|error| {
+                super::tell(&format!("counted without what was learned: {error:#}"));
+                Calibration::default()
+            }),
+            (None, _) | (_, None) => Calibration::default(),
+        };
+        let operation = operation.unwrap_or(Operation::TextCompletion);
+        let key = Key { upstream: any.name.clone(), model: self.model.clone(), operation };
+        tokenizer::estimate(&Parts { prompt: Some(measured), answer: None }, 0, &learned, &key, true)
     }
 }
 
