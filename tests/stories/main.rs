@@ -54,6 +54,7 @@ mod harness;
 mod hostile;
 mod jobs;
 mod kills;
+mod learning;
 mod leaving;
 mod ledgers;
 mod memory;
