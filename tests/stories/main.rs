@@ -55,6 +55,7 @@ mod harness;
 mod hostile;
 mod jobs;
 mod kills;
+mod learning;
 mod leaving;
 mod ledgers;
 mod memory;
