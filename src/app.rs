@@ -1,6 +1,7 @@
 //! App: everything that serves, put together, run until told to stop, and taken apart so that nothing is lost.
 
 mod keeper;
+mod learned;
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -254,12 +255,14 @@ impl Books {
             Some(open) => unless_away(&places.ledger, open.jobs_seen(jobs_since, JOBS_MAX.saturating_mul(2)))?,
             None => None,
         };
+        let calibration = config.counting.learn.then(|| learned::load(ledger.as_ref()));
         drop(ledger);
         let journal = Arc::new(opened.journal);
         let metrics = Arc::new(Metrics::new(Limits::default()));
         let prices = Arc::new(prices.join().map_err(|_| anyhow::anyhow!("cannot load the list prices"))?);
-        let meter =
-            Meter::start(Arc::clone(&journal), prices, Arc::clone(&metrics)).context("cannot start a thread")?;
+        let settings = &config.counting;
+        let meter = Meter::start_learning(Arc::clone(&journal), prices, Arc::clone(&metrics), settings, calibration)
+            .context("cannot start a thread")?;
         meter.remember(jobs_seen.into_iter().flatten().chain(opened.jobs_seen));
         // Before the first record: a name that another process has must not get a second order of records.
         let retention = config.ledger.keep_records.map(|keep| Retention { keep, now: || Moment::now().at });
@@ -294,6 +297,7 @@ impl Books {
         {
             tracing::warn!("the ledger lags behind the journal; the next start applies what is left");
         }
+        learned::keep(&self.meter, || self.places.ledger());
     }
 }
 
@@ -376,6 +380,8 @@ impl Facts for Live {
         let metrics = &self.books.metrics;
         let journal = &self.books.journal;
         metrics.journal(journal.bytes(), journal.bytes_max(), journal.lasts(), journal.queued());
+        let (jobs, bytes) = self.books.meter.counting_load();
+        metrics.counting(jobs, bytes);
         let now = self.books.with_applier(|applier| (applier.records_applied(), applier.failures(), applier.lag()));
         if let Some((applied, failures, lag)) = now {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);

@@ -3,6 +3,7 @@
 //! In: a file, the environment. Out: [`Config`] or all [`Problem`]s at once. Nothing imports this module but the
 //! wiring: each module owns its plain settings, and this one fills them.
 
+mod counting;
 mod payers;
 mod reader;
 mod secrets;
@@ -23,7 +24,7 @@ use crate::config::secrets::Secrets;
 use crate::ids::{DepartmentId, NodeId, TeamId};
 use crate::journal;
 use crate::ledger::PostgresSettings;
-use crate::meter::JOBS_KEPT_FOR;
+use crate::meter::{self, JOBS_KEPT_FOR};
 use crate::problem::Problem;
 use crate::proxy::{self, OnFailure};
 use crate::wires::{self, Wire};
@@ -42,6 +43,8 @@ pub struct Config {
     pub upstreams: Vec<proxy::upstream::Settings>,
     /// The admin listener.
     pub admin: Admin,
+    /// How tokens are counted that a provider does not report.
+    pub counting: meter::Settings,
     /// Where records are kept.
     pub ledger: Ledger,
     /// How months are cut.
@@ -137,11 +140,13 @@ pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Which secrets a command needs.
+/// Which secrets a command needs, and which files beside them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Wanted {
-    /// All of them: it serves.
+    /// All of them, and tokenizers: it serves.
     All,
+    /// That of the ledger, and tokenizers: it counts.
+    ToCount,
     /// That of the ledger: it reads.
     OfLedger,
     /// None.
@@ -223,12 +228,14 @@ fn read_document(
     let proxy = read_proxy(&root.section("proxy"), proxy_listen, on_failure.unwrap_or_default());
     let report = read_report(&root.section("report"));
     let upstreams = upstreams::read(root, secrets, wires);
+    let counting = counting::read(root, &upstreams, matches!(wanted, Wanted::All | Wanted::ToCount));
     let payers = payers::read(root, is_loopback(proxy_listen));
     root.finish();
     document.is_fine().then_some(Config {
         proxy,
         upstreams,
         admin: Admin { listen: admin_listen, token },
+        counting,
         ledger,
         report: report?,
         attribution: payers.attribution,

@@ -5,6 +5,7 @@
 
 mod applier;
 mod buckets;
+mod calibration;
 mod catch_up;
 mod chain;
 mod feed;
@@ -31,6 +32,7 @@ use crate::ids::{KeyId, NodeId};
 use crate::journal::{self, JournalError};
 use crate::period::Bucket;
 use crate::record::{JobSeen, Record};
+use crate::tokenizer::calibration::Row as CalibrationRow;
 
 pub use applier::{Applier, Retention};
 pub use buckets::{Counts, Dimension, Row};
@@ -499,6 +501,28 @@ impl Ledger {
         match &self.store {
             Store::Sqlite(store) => store.jobs_seen(since, limit),
             Store::Postgres(store) => store.jobs_seen(since, limit),
+        }
+    }
+
+    /// What calls with reported usage taught, a row a key; of several nodes' rows that of most lessons. The rows of the
+    /// last lessons are last.
+    pub fn calibration(&self) -> Result<Vec<CalibrationRow>, LedgerError> {
+        match &self.store {
+            Store::Sqlite(store) => store.calibration(),
+            Store::Postgres(store) => store.calibration(),
+        }
+    }
+
+    /// Keeps what `node` has learned by `at` in the place of what it knew before, and lets go of what is old.
+    pub fn keep_calibration(
+        &mut self,
+        node: &NodeId,
+        rows: &[CalibrationRow],
+        at: Timestamp,
+    ) -> Result<(), LedgerError> {
+        match &mut self.store {
+            Store::Sqlite(store) => store.keep_calibration(rows, at),
+            Store::Postgres(store) => store.keep_calibration(node, rows, at),
         }
     }
 

@@ -8,6 +8,7 @@ mod clock;
 mod counting;
 mod gaps;
 mod jobs;
+mod learning;
 mod progress;
 mod settlement;
 mod verdict;
@@ -24,15 +25,19 @@ use crate::metrics::{Inflight, Metrics};
 use crate::operation::Operation;
 use crate::pricing::{self, PriceBook};
 use crate::record::{Intent, JobSeen, Progress, Record};
+use crate::tokenizer::Tokenizers;
+use crate::tokenizer::calibration::{self, Calibration};
 use crate::usage::{Outcome, Units};
 use crate::wires::{Consumption, Observer, Wire};
 
+pub use counting::{QUEUE_BYTES_MAX, Settings};
 pub use jobs::{JOBS_KEPT_FOR, JOBS_MAX};
 
 use clock::Clock;
 use counting::Counting;
 use gaps::Gaps;
 use jobs::Jobs;
+use learning::Learning;
 use settlement::{Draft, Settlement};
 
 /// Opens and closes calls.
@@ -40,17 +45,19 @@ use settlement::{Draft, Settlement};
 pub struct Meter {
     books: Bookkeeping,
     counting: Counting,
+    learning: Arc<Learning>,
     jobs: Jobs,
     gaps: Gaps,
     clock: Clock,
 }
 
-/// What turns a finished draft into a fact: shared by the data path and the counting thread.
+/// What turns a finished draft into a fact: shared by the data path and the counting threads.
 #[derive(Clone, Debug)]
 struct Bookkeeping {
     journal: Arc<Journal>,
     prices: Arc<PriceBook>,
     metrics: Arc<Metrics>,
+    tokenizers: Tokenizers,
 }
 
 /// When something began, by both clocks: the wall's for the record, the monotonic one for durations.
@@ -104,12 +111,30 @@ pub struct OpenCall {
 }
 
 impl Meter {
-    /// A meter that writes to `journal`; its counting thread runs until [`Meter::stop`].
-    pub fn start(journal: Arc<Journal>, prices: Arc<PriceBook>, metrics: Arc<Metrics>) -> std::io::Result<Arc<Self>> {
-        let books = Bookkeeping { journal, prices, metrics };
-        let counting = Counting::start(books.clone())?;
+    /// A meter that writes to `journal`, and learns nothing; its counting threads run until [`Meter::stop`].
+    pub fn start(
+        journal: Arc<Journal>,
+        prices: Arc<PriceBook>,
+        metrics: Arc<Metrics>,
+        settings: &Settings,
+    ) -> std::io::Result<Arc<Self>> {
+        Self::start_learning(journal, prices, metrics, settings, None)
+    }
+
+    /// The same, which goes on from what `calibration` learned; `None`: learns nothing.
+    pub fn start_learning(
+        journal: Arc<Journal>,
+        prices: Arc<PriceBook>,
+        metrics: Arc<Metrics>,
+        settings: &Settings,
+        calibration: Option<Calibration>,
+    ) -> std::io::Result<Arc<Self>> {
+        let tokenizers = settings.tokenizers.clone();
+        let learning = Arc::new(Learning::start(calibration, tokenizers.clone())?);
+        let books = Bookkeeping { journal, prices, metrics, tokenizers };
+        let counting = Counting::start(books.clone(), Arc::clone(&learning), settings)?;
         let (jobs, gaps, clock) = (Jobs::new(JOBS_MAX), Gaps::default(), Clock::default());
-        Ok(Arc::new(Self { books, counting, jobs, gaps, clock }))
+        Ok(Arc::new(Self { books, counting, learning, jobs, gaps, clock }))
     }
 
     /// This moment, as records tell the time: the wall clock's, but for small steps back.
@@ -166,10 +191,20 @@ impl Meter {
     /// Turns an intent that a dead process left behind, and what its call had brought as far as that was noted, into an
     /// `orphaned` record.
     pub fn close_orphan(&self, intent: Intent, progress: Option<Progress>, found: Moment) {
-        let record = settlement::orphan(intent, progress, found);
+        let record = settlement::orphan(intent, progress, found, &self.learning);
         if let Err(error) = self.books.commit(record) {
             tracing::error!(error = &error as &dyn std::error::Error, "an orphaned call could not be recorded");
         }
+    }
+
+    /// What was learned since it was last asked for, to be kept in the ledger.
+    pub fn newly_learned(&self) -> Vec<calibration::Row> {
+        self.learning.changed()
+    }
+
+    /// `rows` of [`Meter::newly_learned`] could not be kept: they come again.
+    pub fn not_kept(&self, rows: &[calibration::Row]) {
+        self.learning.take_back(rows);
     }
 
     /// The journal that this meter writes to.
@@ -177,9 +212,16 @@ impl Meter {
         &self.books.journal
     }
 
-    /// Counts what is still to count, for at most `patience` by tokens and then by length, stops the counting thread, and
+    /// Calls, and marks of them, that wait to be counted, and the bytes that these hold.
+    pub fn counting_load(&self) -> (usize, usize) {
+        let counting::Load { jobs, bytes } = self.counting.load();
+        (jobs, bytes)
+    }
+
+    /// Counts what is still to count, for at most `patience` by tokens and then by length, stops the counting threads, and
     /// waits as long at most for what still waits for the disk.
     pub fn stop(&self, patience: Duration) {
+        self.learning.stop();
         self.counting.stop(patience);
         self.books.journal.drain(patience);
     }
@@ -258,7 +300,7 @@ impl OpenCall {
         self.draft.as_ref().and_then(|draft| draft.marks.due())
     }
 
-    /// Hands what `observer` has read so far to the counting thread, if there is room for it.
+    /// Hands what `observer` has read so far to the counting threads, if there is room for it.
     pub fn mark(&mut self, observer: &mut dyn Observer) {
         let Some(draft) = &mut self.draft else { return };
         draft.marks.postpone();
@@ -321,10 +363,13 @@ impl OpenCall {
 
     fn settle(&mut self, outcome: Outcome, ending: Ending) -> Option<Appended> {
         let draft = self.draft.take()?;
-        let Meter { books, counting, jobs, .. } = &*self.meter;
-        match settlement::settle(draft, outcome, ending, self.meter.now(), jobs) {
-            Settlement::Record(record, mark) => match books.commit(*record) {
+        let Meter { books, counting, learning, jobs, .. } = &*self.meter;
+        match settlement::settle(draft, outcome, ending, self.meter.now(), jobs, learning) {
+            Settlement::Record(record, mark, lesson) => match books.commit(*record) {
                 Ok(appended) => {
+                    if let Some(lesson) = lesson {
+                        learning.teach(lesson);
+                    }
                     if let Some(mark) = mark {
                         let meter = Arc::clone(&self.meter);
                         appended.then(move |is_written| {

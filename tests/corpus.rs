@@ -226,7 +226,9 @@ fn recorded_prompts_are_read() {
             row.request_headers.iter().flatten().any(|(_, value)| value.to_string().contains("multipart"));
         let body = row.request_body.to_string();
         let prompt = exchange.wire.prompt(exchange.operation, body.as_bytes());
-        let has_prompt = prompt.is_some_and(|prompt| !prompt.text.is_empty() || prompt.tokens > 0);
+        let has_prompt = prompt.is_some_and(|prompt| {
+            !prompt.messages.is_empty() || !prompt.texts.is_empty() || prompt.tokens > 0 || prompt.has_unseen
+        });
         if !has_prompt && !is_template && !is_multipart && !tells_units_alone(row) {
             wrong.push(format!("{} {} {:?} {}", row.id, row.framing, row.streaming, body.get(..200).unwrap_or(&body)));
         }

@@ -131,8 +131,8 @@ fn plain_paths_count_only_at_an_upstream_of_this_wire() {
 #[test]
 fn a_prompt_is_its_texts_its_token_ids_and_144_tokens_an_image() {
     let prompt = |body: &[u8]| {
-        let countable = wire().prompt(Operation::TextCompletion, body).unwrap();
-        (countable.text, countable.tokens)
+        let prompt = wire().prompt(Operation::TextCompletion, body).unwrap();
+        (prompt.texts.concat(), prompt.tokens)
     };
     assert_eq!(prompt(br#"{"model":"m","prompt":"hello","completion_expected":" world"}"#), ("hello world".into(), 0));
     let items = br#"{"prompt":[{"type":"image","data":"AAAA"},{"type":"text","data":"Q: "},

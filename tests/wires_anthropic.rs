@@ -84,7 +84,7 @@ fn a_legacy_completion_tells_its_text_and_model_and_no_usage() {
     }
     let request = br#"{"model":"claude-2.1","prompt":"\n\nHuman: Hi\n\nAssistant:","max_tokens_to_sample":3}"#;
     let prompt = wires::by_name("anthropic").unwrap().prompt(Operation::TextCompletion, request).unwrap();
-    assert_eq!((prompt.text.as_str(), prompt.messages), ("\n\nHuman: Hi\n\nAssistant:", 0));
+    assert_eq!((prompt.texts.concat().as_str(), prompt.messages.len()), ("\n\nHuman: Hi\n\nAssistant:", 0));
 }
 
 #[test]

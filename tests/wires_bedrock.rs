@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail and report like the test")]
 
+#[path = "support/prompts.rs"]
+mod prompts;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -341,20 +344,20 @@ fn paths_say_operation_model_and_whether_it_streams() {
 
 #[test]
 fn prompts_of_every_shape_are_read_for_counting() {
-    let text = |body: &str| bedrock().prompt(Operation::Chat, body.as_bytes()).unwrap().text;
+    let text = |body: &str| prompts::said("bedrock", Operation::Chat, body);
     let converse = r#"{"system":[{"text":"S"}],"messages":[{"role":"user","content":[{"text":"T"},{"image":{"source":{"bytes":"AAAA"}}},
         {"toolResult":{"toolUseId":"t","content":[{"text":"R"},{"json":{"a":1}}]}},{"toolUse":{"name":"N","input":{"b":2}}}]}]}"#;
-    assert_eq!(text(converse), "SuserTR{\"a\":1}N{\"b\":2}");
+    assert_eq!(text(converse), "system: S | user: TR{\"a\":1} N({\"b\":2}) | 1 images");
     let claude =
         r#"{"anthropic_version":"bedrock-2023-05-31","system":"S","messages":[{"role":"user","content":"T"}]}"#;
-    assert_eq!(text(claude), "SuserT");
-    assert_eq!(text(r#"{"messages":[{"role":"user","content":"T"}],"max_tokens":1}"#), "userT");
+    assert_eq!(text(claude), "system: S | user: T");
+    assert_eq!(text(r#"{"messages":[{"role":"user","content":"T"}],"max_tokens":1}"#), "user: T");
     assert_eq!(text(r#"{"prompt":"T","max_gen_len":1}"#), "T");
     assert_eq!(text(r#"{"inputText":"T"}"#), "T");
-    assert_eq!(text(r#"{"message":"T","chat_history":[{"role":"USER","message":"H"}]}"#), "TH");
-    assert_eq!(text(r#"{"texts":["A","B"],"input_type":"x"}"#), "AB");
+    assert_eq!(text(r#"{"message":"T","chat_history":[{"role":"USER","message":"H"}]}"#), "USER: H | user: T");
+    assert_eq!(text(r#"{"texts":["A","B"],"input_type":"x"}"#), "A | B");
     let bedrock_prompt = r#"{"promptVariables":{"a":{"text":"b"}}}"#;
-    assert_eq!(bedrock().prompt(Operation::Chat, bedrock_prompt.as_bytes()), None);
+    assert_eq!(text(bedrock_prompt), "1 unseen");
 }
 
 proptest! {

@@ -2,6 +2,8 @@
 
 #[path = "support/answers.rs"]
 mod answers;
+#[path = "support/prompts.rs"]
+mod prompts;
 
 use answers::{Answer, EVENTS, JSON, LINES, observed, read, reads_spoilt, recognised};
 use http::Method;
@@ -174,17 +176,24 @@ fn a_stream_that_fails_in_the_middle_ends_in_a_bare_error() {
 
 #[test]
 fn prompts_are_read_where_each_api_has_them() {
-    let prompt =
-        |operation, body: &str| wires::by_name("vertex").unwrap().prompt(operation, body.as_bytes()).unwrap().text;
+    let prompt = |operation, body: &str| prompts::said("vertex", operation, body);
     let predict = r#"{"instances":[{"title":"t","content":"one","task_type":"X"},{"content":" two"}]}"#;
-    assert_eq!(prompt(Operation::Embeddings, predict), "tone two");
+    assert_eq!(prompt(Operation::Embeddings, predict), "t | one |  two");
     assert_eq!(
         prompt(Operation::Interaction, r#"{"model":"m","input":"hello","system_instruction":"be brief"}"#),
-        "be briefhello"
+        "system: be brief | user: hello"
     );
     let steps = r#"{"input":[{"type":"user_input","content":[{"type":"text","text":"a"},{"type":"image","data":"AA"}]},
         {"role":"user","content":"b"},{"type":"text","text":"c"},{"type":"function_result","call_id":"1","name":"f","result":{"r":1}}]}"#;
-    assert_eq!(prompt(Operation::Interaction, steps), "abcf{\"r\":1}");
+    assert_eq!(prompt(Operation::Interaction, steps), "user: a | user: b | user: c | tool: {\"r\":1} | 1 images");
+    let generate = r#"{"system_instruction":{"parts":{"text":"S"}},"contents":[{"role":"user","parts":[{"text":"T"},
+        {"inlineData":{"mimeType":"image/png","data":"AA"}}]},{"role":"model","parts":[{"functionCall":{"name":"f","args":{"a":1}}}]},
+        {"role":"user","parts":[{"functionResponse":{"name":"f","response":{"b":2}}},{"fileData":{"fileUri":"gs://f"}}]}],
+        "tools":[{"functionDeclarations":[{"name":"f"}]},{"googleSearch":{}}]}"#;
+    assert_eq!(
+        prompt(Operation::GenerateContent, generate),
+        "system: S | user: T | model:  f({\"a\":1}) | user: {\"b\":2} | {f} | 1 images | 1 unseen"
+    );
 }
 
 const PROJECT: &str = "/v1beta1/projects/p/locations/global";

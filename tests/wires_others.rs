@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail like the test")]
 
+#[path = "support/prompts.rs"]
+mod prompts;
 #[path = "support/replay.rs"]
 mod replay;
 
@@ -314,22 +316,24 @@ fn ollama_streams_unless_told_otherwise() {
 
 #[test]
 fn prompts_are_found_where_each_dialect_puts_them() {
-    let prompt =
-        |wire: &str, body: &str| wires::by_name(wire).unwrap().prompt(Operation::Chat, body.as_bytes()).unwrap().text;
+    let prompt = |wire: &str, body: &str| prompts::said(wire, Operation::Chat, body);
     let older = r#"{"preamble":"Be kind.","chat_history":[{"role":"USER","message":"Hi"}],"message":"And?"}"#;
-    assert_eq!(prompt("cohere", older), "Be kind.USERHiAnd?");
-    assert_eq!(prompt("cohere", r#"{"documents":[{"title":"T"}],"query":"Q"}"#), r#"Q[{"title":"T"}]"#);
+    assert_eq!(prompt("cohere", older), "system: Be kind. | USER: Hi | user: And?");
+    assert_eq!(prompt("cohere", r#"{"documents":[{"title":"T"}],"query":"Q"}"#), r#"Q | [{"title":"T"}]"#);
     assert_eq!(prompt("cohere", r#"{"inputs":[{"content":[{"type":"text","text":"a"}]}]}"#), "a");
-    assert_eq!(prompt("ollama", r#"{"model":"m","system":"S","prompt":"P","images":["AAAA"]}"#), "SP");
-    assert_eq!(prompt("ollama", r#"{"model":"m","input":["a","b"]}"#), "ab");
+    assert_eq!(
+        prompt("ollama", r#"{"model":"m","system":"S","prompt":"P","images":["AAAA"]}"#),
+        "system: S | P | 1 images"
+    );
+    assert_eq!(prompt("ollama", r#"{"model":"m","input":["a","b"]}"#), "a | b");
     assert_eq!(prompt("tgi", r#"{"inputs":"a","parameters":{"details":true}}"#), "a");
-    assert_eq!(prompt("cloudflare", r#"{"messages":[{"role":"user","content":"Hi"}]}"#), "userHi");
+    assert_eq!(prompt("cloudflare", r#"{"messages":[{"role":"user","content":"Hi"}]}"#), "user: Hi");
     assert_eq!(
         prompt(
             "dashscope",
             r#"{"model":"m","input":{"messages":[{"role":"user","content":[{"image":"x"},{"text":"Hi"}]}]}}"#
         ),
-        "userHi"
+        "user: Hi | 1 images"
     );
 }
 

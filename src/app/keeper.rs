@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-use super::Books;
+use super::{Books, learned};
 use crate::attribution::keys::{Key, KeySet};
 use crate::ledger::{Applier, CopyError, Ledger, LedgerError, read_copy, write_copy};
 use crate::meter::{JOBS_MAX, Moment};
@@ -26,6 +26,8 @@ const REOPEN_AFTER: Duration = Duration::from_secs(2);
 const LOG_AGAIN: Duration = Duration::from_secs(30);
 /// How often a ledger of many servers is asked what the others did.
 const ASK_OTHERS: Duration = Duration::from_secs(2);
+/// How often what was learned of calls is kept in the ledger.
+const KEEP_LEARNED: Duration = Duration::from_mins(1);
 /// How much later than it ended a call of another server may come to the ledger for its job to be learnt of.
 const OTHERS_LATE: SignedDuration = SignedDuration::from_mins(10);
 
@@ -48,6 +50,7 @@ impl Keeper {
             shown: None,
             asked_others: None,
             others_since: Moment::now().at,
+            learned_kept: Moment::now().instant,
         };
         if let Err(error) = kept.open().and_then(Kept::load_keys) {
             if !books.places.ledger.may_be_away() || error.is_final() {
@@ -103,6 +106,8 @@ struct Kept {
     /// When the others were last asked for, and from when on what they did is not known.
     asked_others: Option<Instant>,
     others_since: Timestamp,
+    /// When what was learned was last kept.
+    learned_kept: Instant,
 }
 
 impl Kept {
@@ -130,7 +135,19 @@ impl Kept {
         self.let_go_of_another();
         self.open()?.load_keys()?;
         self.ask_others()?;
-        self.show_month()
+        self.show_month()?;
+        self.keep_learned();
+        Ok(())
+    }
+
+    fn keep_learned(&mut self) {
+        if self.learned_kept.elapsed() < KEEP_LEARNED {
+            return;
+        }
+        self.learned_kept = Moment::now().instant;
+        if let Some(ledger) = &mut self.ledger {
+            learned::keep(&self.books.meter, || Ok(ledger));
+        }
     }
 
     fn load_keys(&mut self) -> Result<(), LedgerError> {

@@ -5,6 +5,7 @@
 
 mod apply;
 mod buckets;
+mod calibration;
 mod connection;
 mod gaps;
 mod jobs;

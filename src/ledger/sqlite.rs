@@ -3,6 +3,7 @@
 mod apply;
 mod backup;
 mod buckets;
+mod calibration;
 mod files;
 mod gaps;
 mod jobs;

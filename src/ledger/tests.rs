@@ -17,6 +17,7 @@ use crate::period::{Bucket, Month};
 use crate::record::Record;
 use crate::usage::{Outcome, Provenance};
 
+mod calibration;
 mod chain;
 mod gaps;
 mod jobs;

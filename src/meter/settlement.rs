@@ -5,11 +5,13 @@ use std::time::Duration;
 use crate::ids::NodeId;
 use crate::operation::Operation;
 use crate::record::{CostByKind, Intent, Progress, Record};
-use crate::tokenizer;
 use crate::usage::{Anomaly, Estimate, Outcome, Provenance, TokenCounts, Units};
-use crate::wires::{Consumption, Countable, Observer, Reading, Wire};
+use crate::wires::delivered::Delivered;
+use crate::wires::prompt::Prompt;
+use crate::wires::{Consumption, Countable, Observer, Reading, UsageSeen, Wire};
 
 use super::jobs::{JobKey, Jobs, Mark};
+use super::learning::{self, Learning, Lesson};
 use super::progress::Marks;
 use super::verdict::{self, Counted, Ended, Verdict};
 use super::{Ending, HeldPrompt, Moment, milliseconds};
@@ -49,8 +51,8 @@ impl Draft {
 
 /// What remains to be done for a call that is over.
 pub(super) enum Settlement {
-    /// The record is ready, and what was marked for it.
-    Record(Box<Record>, Option<Mark>),
+    /// The record is ready, what was marked for it, and what it may teach.
+    Record(Box<Record>, Option<Mark>, Option<Box<Lesson>>),
     /// Something must be counted first.
     Count(Box<CountJob>),
 }
@@ -68,7 +70,14 @@ pub(super) struct CountJob {
 const READABLE_BYTES: u64 = 256 << 10;
 
 /// Decides by what the answer said, and by which jobs are open, how its call is recorded.
-pub(super) fn settle(draft: Draft, outcome: Outcome, mut ending: Ending, ended: Moment, jobs: &Jobs) -> Settlement {
+pub(super) fn settle(
+    draft: Draft,
+    outcome: Outcome,
+    mut ending: Ending,
+    ended: Moment,
+    jobs: &Jobs,
+    learning: &Learning,
+) -> Settlement {
     let reading = ending.observer.as_mut().map_or_else(Reading::default, |observer| observer.reading());
     let is_whole = ending.is_whole || outcome == Outcome::Completed;
     let outcome = match outcome {
@@ -81,6 +90,7 @@ pub(super) fn settle(draft: Draft, outcome: Outcome, mut ending: Ending, ended: 
         | Outcome::Orphaned => outcome,
     };
     let is_unreadable = ending.is_unreadable;
+    let is_told = reading.usage == UsageSeen::Final && draft.consumption == Consumption::Now;
     let verdict = verdict::judge(&draft, &reading, Ended { outcome, is_whole, is_unreadable });
     let job = verdict::job_id(verdict, &draft, &reading);
     let key = job.clone().map(|id| JobKey { provider: draft.intent.provider.clone(), id });
@@ -114,7 +124,12 @@ pub(super) fn settle(draft: Draft, outcome: Outcome, mut ending: Ending, ended: 
     if provenance == Provenance::Unknown {
         record.units.extend(ending.units);
     }
-    Settlement::Record(Box::new(record), mark)
+    let is_lesson = is_told
+        && provenance == Provenance::Reported
+        && learning::is_exemplary(&record)
+        && learning.may_teach(&record, &draft.prompt, ended.instant);
+    let lesson = is_lesson.then(|| Lesson::new(&record, draft.wire, draft.prompt, ending.observer));
+    Settlement::Record(Box::new(record), mark, lesson.map(Box::new))
 }
 
 /// The provenance that a verdict comes to with the jobs that are known, and what was marked of them; `None`: tokens
@@ -139,38 +154,47 @@ fn weigh(verdict: Verdict, job: Option<JobKey>, jobs: &Jobs) -> (Option<Provenan
 }
 
 impl CountJob {
+    /// Bytes of the request and of the answer that it keeps alive.
+    pub(super) fn held_bytes(&self) -> usize {
+        let slices = self.prompt.slices.iter().flatten();
+        let prompt = slices.fold(0, |sum: usize, slice| sum.saturating_add(slice.len()));
+        let kept = self.observer.as_ref().and_then(|observer| observer.kept());
+        prompt.saturating_add(kept.map_or(0, Delivered::held_bytes))
+    }
+
     /// Fills in what the provider did not report. Slow: up to half a second a megabyte.
-    pub(super) fn count(self) -> Record {
+    pub(super) fn count(self, learning: &Learning) -> Record {
         let body = self.prompt.slices.as_ref().map(|slices| slices.concat());
         let prompt = body.and_then(|body| self.wire.prompt(self.record.operation, &body));
         if verdict::counted_here(self.record.operation) == Counted::Characters {
             return self.count_characters(prompt.as_ref());
         }
-        let prompt = prompt.unwrap_or_else(|| by_length(self.prompt.bytes));
+        let prompt = prompt.unwrap_or_else(|| Prompt::of_length(self.prompt.bytes));
         let delivered = self.observer.as_ref().map(|observer| observer.delivered()).unwrap_or_default();
-        self.fill_in(&prompt, &delivered)
+        self.fill_in(&prompt, &delivered, learning)
     }
 
     /// The same by lengths alone: what is left when the counting queue is full.
-    pub(super) fn count_by_length(self) -> Record {
+    pub(super) fn count_by_length(self, learning: &Learning) -> Record {
         if verdict::counted_here(self.record.operation) == Counted::Characters {
             return self.count_characters(None);
         }
-        let prompt = by_length(self.prompt.bytes);
+        let prompt = Prompt::of_length(self.prompt.bytes);
         let delivered = self.observer.as_ref().map(|observer| observer.delivered()).unwrap_or_default();
         let delivered = by_length(length_of(delivered.text.as_bytes()).saturating_add(delivered.bytes_beyond));
-        self.fill_in(&prompt, &delivered)
+        self.fill_in(&prompt, &delivered, learning)
     }
 
     /// Speech is billed by the characters of its text; of a text that was not held nobody can say how many it had.
-    fn count_characters(self, prompt: Option<&Countable>) -> Record {
+    fn count_characters(self, prompt: Option<&Prompt>) -> Record {
         let Self { mut record, observer, .. } = self;
-        let counted = prompt.filter(|prompt| !prompt.text.is_empty() && prompt.bytes_beyond == 0);
+        let characters = |prompt: &Prompt| prompt.texts.iter().map(|text| text.chars().count()).sum::<usize>();
+        let counted = prompt.filter(|prompt| prompt.bytes_beyond == 0).map(characters).filter(|count| *count > 0);
         record.provenance = match counted {
             _ if observer.is_some_and(|mut it| it.reading().is_error) => Provenance::None,
             _ if !record.tokens.is_empty() => Provenance::Partial,
-            Some(prompt) => {
-                let characters = u64::try_from(prompt.text.chars().count()).unwrap_or(u64::MAX);
+            Some(characters) => {
+                let characters = u64::try_from(characters).unwrap_or(u64::MAX);
                 record.units.insert("characters".to_owned(), characters);
                 Provenance::Estimated
             }
@@ -179,7 +203,7 @@ impl CountJob {
         record
     }
 
-    fn fill_in(self, prompt: &Countable, delivered: &Countable) -> Record {
+    fn fill_in(self, prompt: &Prompt, delivered: &Countable, learning: &Learning) -> Record {
         let Self { mut record, observer, body_bytes, .. } = self;
         let is_partial = !record.tokens.is_empty();
         if !is_partial && *delivered == Countable::default() && observer.is_some_and(|mut it| it.reading().is_error) {
@@ -198,9 +222,7 @@ impl CountJob {
             delivered
         };
         let delivered = (has_output && record.tokens.output.is_none()).then_some(delivered);
-        let known = record.tokens.total();
-        let model = record.model.as_deref().unwrap_or_default();
-        let estimated = tokenizer::estimate(prompt, delivered, known, model, record.provider.as_str());
+        let estimated = learning.estimate(&record, prompt, delivered);
         record.tokens.input = record.tokens.input.or(estimated.input);
         record.tokens.output = record.tokens.output.or(estimated.output);
         record.estimate = Some(estimated.estimate);
@@ -220,7 +242,7 @@ pub(super) fn length_of(bytes: &[u8]) -> u64 {
 
 /// The record of a call whose process died: what its answer had brought by the last mark, if there is one, its prompt by
 /// the length of its body where that is not reported, its end when it was found.
-pub(super) fn orphan(intent: Intent, progress: Option<Progress>, found: Moment) -> Record {
+pub(super) fn orphan(intent: Intent, progress: Option<Progress>, found: Moment, learning: &Learning) -> Record {
     let (began, is_consumption, body_bytes) = (intent.started_at, intent.is_consumption, intent.body_bytes);
     let is_counted_here = verdict::counted_here(intent.operation) == Counted::Tokens;
     let has_output = intent.operation != Operation::Embeddings;
@@ -242,7 +264,7 @@ pub(super) fn orphan(intent: Intent, progress: Option<Progress>, found: Moment) 
         delivered = Some(Countable { bytes_beyond, tokens, ..Countable::default() });
     }
     let is_error = record.status.is_some_and(|status| status >= 400);
-    let prompt = body_bytes.filter(|_| record.tokens.input.is_none()).map(by_length);
+    let prompt = body_bytes.filter(|_| record.tokens.input.is_none()).map(Prompt::of_length);
     let delivered = delivered.filter(|_| has_output && record.tokens.output.is_none());
     let is_partial = !record.tokens.is_empty();
     record.provenance = if !is_consumption || (is_error && !is_partial) {
@@ -250,9 +272,7 @@ pub(super) fn orphan(intent: Intent, progress: Option<Progress>, found: Moment) 
     } else if is_reported {
         Provenance::Reported
     } else if is_counted_here && (prompt.is_some() || delivered.is_some() || is_partial) {
-        let (known, model) = (record.tokens.total(), record.model.as_deref().unwrap_or_default());
-        let estimated =
-            tokenizer::estimate(prompt.as_ref(), delivered.as_ref(), known, model, record.provider.as_str());
+        let estimated = learning.estimate(&record, prompt.as_ref(), delivered.as_ref());
         record.tokens.input = record.tokens.input.or(estimated.input);
         record.tokens.output = record.tokens.output.or(estimated.output);
         record.estimate = Some(estimated.estimate);

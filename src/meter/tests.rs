@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::json;
 
-use super::{Ending, HeldPrompt, Meter, Moment};
+use super::{Ending, HeldPrompt, Meter, Moment, Settings};
 use crate::ids::Provider;
 use crate::journal::samples::{intent, open};
 use crate::journal::{Frame, Journal, Kind, Limits, Position, Reader};
@@ -20,6 +20,7 @@ use crate::pricing::PriceBook;
 use crate::record::{Intent, JobSeen, Record};
 use crate::usage::{Outcome, Provenance, TokenCounts};
 use crate::wires::openai::OpenAi;
+use crate::wires::prompt::Prompt;
 use crate::wires::{Consumption, Countable, CredentialHeader, Exchange, Job, Observer, Reading, UsageSeen, Wire};
 
 use Consumption::{Now, Result as TheResult, Stored};
@@ -73,8 +74,8 @@ impl Wire for Plain {
         Box::new(Says(Reading::default()))
     }
 
-    fn prompt(&self, _: Operation, body: &[u8]) -> Option<Countable> {
-        Some(Countable { text: String::from_utf8(body.to_vec()).unwrap(), ..Countable::default() })
+    fn prompt(&self, _: Operation, body: &[u8]) -> Option<Prompt> {
+        Some(Prompt { texts: vec![String::from_utf8(body.to_vec()).unwrap()], ..Prompt::default() })
     }
 }
 
@@ -178,7 +179,7 @@ impl Stand {
 
 fn meter(journal: Journal) -> Arc<Meter> {
     let metrics = Arc::new(Metrics::new(LabelLimits::default()));
-    Meter::start(Arc::new(journal), Arc::new(PriceBook::bundled()), metrics).unwrap()
+    Meter::start(Arc::new(journal), Arc::new(PriceBook::bundled()), metrics, &Settings::default()).unwrap()
 }
 
 fn records(directory: &Path) -> Vec<Record> {

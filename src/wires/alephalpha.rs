@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use super::answer::{Answer, excerpt};
 use super::delivered::Text;
 use super::object::Object;
+use super::prompt::{Draft, Prompt};
 use super::told::Told;
-use super::{Countable, CredentialHeader, Exchange, Observer, Wire};
+use super::{CredentialHeader, Exchange, Observer, Wire, asked};
 use crate::operation::Operation;
 
 /// The wire.
@@ -80,27 +81,27 @@ impl Wire for AlephAlpha {
         Box::new(if operation == Operation::TextCompletion { answer.with_text(read_text) } else { answer })
     }
 
-    fn prompt(&self, _operation: Operation, body: &[u8]) -> Option<Countable> {
-        let request: Value = serde_json::from_slice(body).ok().filter(Value::is_object)?;
-        let (mut text, mut tokens) = (Text::default(), 0);
+    fn prompt(&self, _operation: Operation, body: &[u8]) -> Option<Prompt> {
+        let request = asked::request(body)?;
+        let mut draft = Draft::new();
+        let mut text = String::new();
         for value in PROMPTS.iter().filter_map(|name| request.get(name)) {
-            read_prompt(value, &mut text, &mut tokens);
+            read_prompt(&mut draft, value, &mut text);
         }
-        Some(text.counted(0, tokens))
+        draft.text_alone(text);
+        Some(draft.finish())
     }
 }
 
 /// A text, an item of text, image or token ids, or an array of such.
-fn read_prompt(value: &Value, text: &mut Text, tokens: &mut u64) {
+fn read_prompt(draft: &mut Draft, value: &Value, text: &mut String) {
     match value {
-        Value::String(piece) => text.push_str(piece),
-        Value::Array(items) => items.iter().for_each(|item| read_prompt(item, text, tokens)),
+        Value::String(_) => draft.push(text, value),
+        Value::Array(items) => items.iter().for_each(|item| read_prompt(draft, item, text)),
         Value::Object(item) => match (item.get("type").and_then(Value::as_str), item.get("data")) {
-            (Some("image"), _) => *tokens = tokens.saturating_add(TOKENS_OF_IMAGE),
-            (_, Some(Value::Array(ids))) => {
-                *tokens = tokens.saturating_add(u64::try_from(ids.len()).unwrap_or(u64::MAX));
-            }
-            (_, data) => text.push(data.unwrap_or(&Value::Null)),
+            (Some("image"), _) => draft.tokens(TOKENS_OF_IMAGE),
+            (_, Some(Value::Array(ids))) => draft.tokens(u64::try_from(ids.len()).unwrap_or(u64::MAX)),
+            (_, data) => draft.push(text, data.unwrap_or(&Value::Null)),
         },
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }

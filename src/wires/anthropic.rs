@@ -12,10 +12,12 @@ use http::Method;
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use super::counts::{self, CountRequest};
 use super::delivered::{Delivered, Text};
 use super::object::Object;
+use super::prompt::Prompt;
 use super::told::{Cached, Told};
-use super::{Consumption, Countable, CredentialHeader, Exchange, Observer, Reading, UsageSeen, Wire, markers};
+use super::{Consumption, CredentialHeader, Exchange, Observer, Reading, UsageSeen, Wire, markers};
 use crate::framing::compact::compacted;
 use crate::operation::Operation;
 use crate::usage::Units;
@@ -96,7 +98,15 @@ impl Wire for Anthropic {
         }
     }
 
-    fn prompt(&self, _operation: Operation, body: &[u8]) -> Option<Countable> {
+    fn count_request(&self, operation: Operation, path: &str, body: &[u8]) -> Option<CountRequest> {
+        counts::of_anthropic(operation, path, body)
+    }
+
+    fn counted(&self, answer: &[u8]) -> Option<u64> {
+        counts::counted(answer, "input_tokens")
+    }
+
+    fn prompt(&self, _operation: Operation, body: &[u8]) -> Option<Prompt> {
         prompt::of(body)
     }
 }

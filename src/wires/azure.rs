@@ -7,7 +7,8 @@ use http::Method;
 use serde_json::json;
 
 use super::openai::{self, OpenAi};
-use super::{Countable, CredentialHeader, Exchange, Observer, Wire};
+use super::prompt::Prompt;
+use super::{CredentialHeader, Exchange, Observer, Wire};
 use crate::operation::Operation;
 
 /// The wire.
@@ -45,7 +46,7 @@ impl Wire for Azure {
         OpenAi.observer(operation, provider)
     }
 
-    fn prompt(&self, operation: Operation, body: &[u8]) -> Option<Countable> {
+    fn prompt(&self, operation: Operation, body: &[u8]) -> Option<Prompt> {
         OpenAi.prompt(operation, body)
     }
 }

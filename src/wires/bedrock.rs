@@ -14,7 +14,8 @@ mod prompt;
 use http::Method;
 use serde_json::json;
 
-use super::{Countable, CredentialHeader, Exchange, Observer, Wire, percent_decoded};
+use super::prompt::Prompt;
+use super::{CredentialHeader, Exchange, Observer, Wire, percent_decoded};
 use crate::operation::Operation;
 
 /// The wire.
@@ -148,7 +149,7 @@ impl Wire for Bedrock {
         Box::new(invoke::Invocation::new(operation))
     }
 
-    fn prompt(&self, operation: Operation, body: &[u8]) -> Option<Countable> {
+    fn prompt(&self, operation: Operation, body: &[u8]) -> Option<Prompt> {
         prompt::of(operation, body)
     }
 }

@@ -4,10 +4,12 @@ use http::Method;
 use serde_json::json;
 
 use super::answer::Answer;
+use super::asked::Places;
 use super::delivered::Text;
 use super::object::Object;
+use super::prompt::Prompt;
 use super::told::Told;
-use super::{Countable, CredentialHeader, Exchange, Observer, Wire, asked, markers};
+use super::{CredentialHeader, Exchange, Observer, Wire, asked, markers};
 use crate::operation::Operation;
 
 /// The wire.
@@ -47,6 +49,16 @@ fn operation_of(model: &str) -> Operation {
     WORDS.iter().find(|(word, _)| model.contains(word)).map_or(Operation::Chat, |(_, operation)| *operation)
 }
 
+/// Where a request has what counts as prompt.
+const PLACES: Places = Places {
+    instructions: &["/instructions"],
+    texts: &["/messages", "/prompt", "/input", "/text"],
+    said: &[],
+    beside: &[],
+    tools: &["/tools", "/functions"],
+    schemas: &["/response_format"],
+};
+
 impl Wire for Cloudflare {
     fn name(&self) -> &'static str {
         "cloudflare"
@@ -76,9 +88,8 @@ impl Wire for Cloudflare {
         Box::new(if operation == Operation::Chat { answer.with_text(read_text) } else { answer })
     }
 
-    fn prompt(&self, _operation: Operation, body: &[u8]) -> Option<Countable> {
-        let texts = ["/instructions", "/messages", "/prompt", "/input", "/text"];
-        asked::prompt(body, &texts, &["/tools", "/functions", "/response_format"])
+    fn prompt(&self, _operation: Operation, body: &[u8]) -> Option<Prompt> {
+        asked::prompt(body, &PLACES)
     }
 }
 

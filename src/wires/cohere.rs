@@ -5,10 +5,12 @@ use http::Method;
 use serde_json::json;
 
 use super::answer::Answer;
+use super::asked::Places;
 use super::delivered::Text;
 use super::object::Object;
+use super::prompt::Prompt;
 use super::told::Told;
-use super::{Countable, CredentialHeader, Exchange, Observer, Wire, asked, markers};
+use super::{CredentialHeader, Exchange, Observer, Wire, asked, markers};
 use crate::operation::Operation;
 
 /// The wire.
@@ -61,6 +63,16 @@ fn of_ending(endings: &[(&str, Operation)], method: &Method, path: &str) -> Opti
         .then(|| if is_free { Exchange::free(&Cohere, *operation) } else { Exchange::new(&Cohere, *operation) })
 }
 
+/// Where a request has what counts as prompt.
+const PLACES: Places = Places {
+    instructions: &["/preamble"],
+    texts: &["/chat_history", "/messages", "/prompt", "/text", "/texts", "/inputs", "/query"],
+    said: &["/message"],
+    beside: &["/documents", "/tool_results"],
+    tools: &["/tools"],
+    schemas: &["/response_format"],
+};
+
 impl Wire for Cohere {
     fn name(&self) -> &'static str {
         "cohere"
@@ -92,9 +104,8 @@ impl Wire for Cohere {
         Box::new(if has_text { answer.with_text(read_text) } else { answer })
     }
 
-    fn prompt(&self, _operation: Operation, body: &[u8]) -> Option<Countable> {
-        let texts = ["/preamble", "/chat_history", "/message", "/messages", "/prompt", "/text", "/texts", "/inputs"];
-        asked::prompt(body, &texts, &["/query", "/documents", "/tools", "/tool_results", "/response_format"])
+    fn prompt(&self, _operation: Operation, body: &[u8]) -> Option<Prompt> {
+        asked::prompt(body, &PLACES)
     }
 }
 

@@ -5,10 +5,12 @@ use http::Method;
 use serde_json::json;
 
 use super::answer::Answer;
+use super::asked::Places;
 use super::delivered::Text;
 use super::object::Object;
+use super::prompt::Prompt;
 use super::told::Told;
-use super::{Consumption, Countable, CredentialHeader, Exchange, Job, Observer, Wire, asked};
+use super::{Consumption, CredentialHeader, Exchange, Job, Observer, Wire, asked};
 use crate::operation::Operation;
 
 /// The wire.
@@ -42,6 +44,16 @@ const DECISIVE: &[&str] = &["finish_reason"];
 
 /// States of a task that is over.
 const OVER: [&str; 4] = ["SUCCEEDED", "FAILED", "CANCELED", "UNKNOWN"];
+
+/// Where a request has what counts as prompt.
+const PLACES: Places = Places {
+    instructions: &[],
+    texts: &["/input/messages", "/input/prompt", "/input/text", "/input/texts", "/input/contents"],
+    said: &[],
+    beside: &[],
+    tools: &["/parameters/tools"],
+    schemas: &["/parameters/response_format"],
+};
 
 impl Wire for DashScope {
     fn name(&self) -> &'static str {
@@ -81,9 +93,8 @@ impl Wire for DashScope {
         })
     }
 
-    fn prompt(&self, _operation: Operation, body: &[u8]) -> Option<Countable> {
-        let texts = ["/input/messages", "/input/prompt", "/input/text", "/input/texts", "/input/contents"];
-        asked::prompt(body, &texts, &["/parameters/tools", "/parameters/response_format"])
+    fn prompt(&self, _operation: Operation, body: &[u8]) -> Option<Prompt> {
+        asked::prompt(body, &PLACES)
     }
 }
 

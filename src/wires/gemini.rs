@@ -11,7 +11,9 @@ mod usage;
 use http::Method;
 use serde_json::json;
 
-use super::{Countable, CredentialHeader, Exchange, Observer, Wire};
+use super::counts::{self, CountRequest};
+use super::prompt::Prompt;
+use super::{CredentialHeader, Exchange, Observer, Wire};
 use crate::operation::Operation;
 use batch::Results;
 use generated::Generated;
@@ -87,7 +89,15 @@ impl Wire for Gemini {
         observer(operation)
     }
 
-    fn prompt(&self, operation: Operation, body: &[u8]) -> Option<Countable> {
+    fn count_request(&self, operation: Operation, path: &str, body: &[u8]) -> Option<CountRequest> {
+        counts::of_gemini(operation, path, body)
+    }
+
+    fn counted(&self, answer: &[u8]) -> Option<u64> {
+        counts::counted(answer, "totalTokens")
+    }
+
+    fn prompt(&self, operation: Operation, body: &[u8]) -> Option<Prompt> {
         prompt(operation, body)
     }
 }
@@ -136,6 +146,6 @@ pub(super) fn observer(operation: Operation) -> Box<dyn Observer> {
 }
 
 /// The prompt of a request to any of them.
-pub(super) fn prompt(operation: Operation, body: &[u8]) -> Option<Countable> {
+pub(super) fn prompt(operation: Operation, body: &[u8]) -> Option<Prompt> {
     if operation == Operation::Interaction { prompt::of_interaction(body) } else { prompt::of(body) }
 }

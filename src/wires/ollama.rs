@@ -5,10 +5,12 @@ use http::Method;
 use serde_json::json;
 
 use super::answer::{Answer, excerpt};
+use super::asked::Places;
 use super::delivered::Text;
 use super::object::Object;
+use super::prompt::Prompt;
 use super::told::Told;
-use super::{Countable, CredentialHeader, Exchange, Observer, Wire, asked, markers};
+use super::{CredentialHeader, Exchange, Observer, Wire, asked, markers};
 use crate::operation::Operation;
 
 /// The wire.
@@ -47,6 +49,16 @@ const ENDINGS: [(&str, Operation); 7] = [
 
 /// The same on paths that other APIs may have for something that costs.
 const FREE_ENDINGS: [&str; 2] = ["/api/create", "/api/copy"];
+
+/// Where a request has what counts as prompt.
+const PLACES: Places = Places {
+    instructions: &["/system"],
+    texts: &["/messages", "/prompt", "/suffix", "/input"],
+    said: &[],
+    beside: &[],
+    tools: &["/tools"],
+    schemas: &["/format"],
+};
 
 impl Wire for Ollama {
     fn name(&self) -> &'static str {
@@ -90,8 +102,8 @@ impl Wire for Ollama {
         })
     }
 
-    fn prompt(&self, _operation: Operation, body: &[u8]) -> Option<Countable> {
-        asked::prompt(body, &["/system", "/messages", "/prompt", "/suffix", "/input"], &["/tools", "/format"])
+    fn prompt(&self, _operation: Operation, body: &[u8]) -> Option<Prompt> {
+        asked::prompt(body, &PLACES)
     }
 }
 

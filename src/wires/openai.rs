@@ -19,7 +19,9 @@ use serde_json::json;
 
 pub use added_usage::{REQUEST_MEMBERS, Splice, ask_for_usage, is_added_usage};
 
-use super::{Countable, CredentialHeader, Exchange, Observer, Wire};
+use super::counts::{self, CountRequest};
+use super::prompt::Prompt;
+use super::{CredentialHeader, Exchange, Observer, Wire};
 use crate::operation::Operation;
 
 /// The wire.
@@ -125,7 +127,15 @@ impl Wire for OpenAi {
         }
     }
 
-    fn prompt(&self, operation: Operation, body: &[u8]) -> Option<Countable> {
+    fn count_request(&self, operation: Operation, path: &str, body: &[u8]) -> Option<CountRequest> {
+        counts::of_openai(operation, path, body)
+    }
+
+    fn counted(&self, answer: &[u8]) -> Option<u64> {
+        counts::counted(answer, "input_tokens")
+    }
+
+    fn prompt(&self, operation: Operation, body: &[u8]) -> Option<Prompt> {
         prompt::of(operation, body)
     }
 }

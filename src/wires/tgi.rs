@@ -5,10 +5,12 @@ use http::{HeaderMap, Method};
 use serde_json::json;
 
 use super::answer::{Answer, counts, excerpt};
+use super::asked::Places;
 use super::delivered::Text;
 use super::object::Object;
+use super::prompt::Prompt;
 use super::told::Told;
-use super::{Countable, CredentialHeader, Exchange, Observer, Wire, asked, markers};
+use super::{CredentialHeader, Exchange, Observer, Wire, asked, markers};
 use crate::operation::Operation;
 
 /// The wire.
@@ -29,6 +31,16 @@ const MEMBERS: &[&str] = &[
 
 /// What is kept as the provider's usage. `details` hold the text too, token by token.
 const USAGE: [&str; 4] = ["input_length", "prompt_tokens", "generated_tokens", "finish_reason"];
+
+/// Where a request has what counts as prompt.
+const PLACES: Places = Places {
+    instructions: &[],
+    texts: &["/inputs"],
+    said: &[],
+    beside: &[],
+    tools: &[],
+    schemas: &["/parameters/grammar"],
+};
 
 impl Wire for Tgi {
     fn name(&self) -> &'static str {
@@ -71,8 +83,8 @@ impl Wire for Tgi {
         Box::new(Answer::new(read).with_head(read_head).with_text(read_text))
     }
 
-    fn prompt(&self, _operation: Operation, body: &[u8]) -> Option<Countable> {
-        asked::prompt(body, &["/inputs"], &["/parameters/grammar"])
+    fn prompt(&self, _operation: Operation, body: &[u8]) -> Option<Prompt> {
+        asked::prompt(body, &PLACES)
     }
 }
 

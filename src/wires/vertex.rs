@@ -5,7 +5,8 @@ use http::Method;
 use super::anthropic::Anthropic;
 use super::gemini::{self, paths};
 use super::openai::OpenAi;
-use super::{Countable, CredentialHeader, Exchange, Observer, Wire};
+use super::prompt::Prompt;
+use super::{CredentialHeader, Exchange, Observer, Wire};
 use crate::operation::Operation;
 
 /// The wire.
@@ -44,7 +45,7 @@ impl Wire for Vertex {
         gemini::observer(operation)
     }
 
-    fn prompt(&self, operation: Operation, body: &[u8]) -> Option<Countable> {
+    fn prompt(&self, operation: Operation, body: &[u8]) -> Option<Prompt> {
         gemini::prompt(operation, body)
     }
 }

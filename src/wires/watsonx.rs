@@ -5,11 +5,13 @@ use http::Method;
 use serde_json::json;
 
 use super::answer::{Answer, counts};
+use super::asked::Places;
 use super::delivered::Text;
 use super::object::Object;
 use super::openai::OpenAi;
+use super::prompt::Prompt;
 use super::told::Told;
-use super::{Consumption, Countable, CredentialHeader, Exchange, Observer, Wire, asked};
+use super::{Consumption, CredentialHeader, Exchange, Observer, Wire, asked};
 use crate::operation::Operation;
 
 /// The wire.
@@ -34,6 +36,16 @@ const ENDINGS: [(&str, Operation, bool); 9] = [
     ("/text/rerank", Operation::Rerank, false),
     ("/text/tokenization", Operation::CountTokens, false),
 ];
+
+/// Where a request has what counts as prompt.
+const PLACES: Places = Places {
+    instructions: &[],
+    texts: &["/messages", "/input", "/inputs"],
+    said: &[],
+    beside: &[],
+    tools: &["/tools"],
+    schemas: &["/response_format"],
+};
 
 impl Wire for Watsonx {
     fn name(&self) -> &'static str {
@@ -71,8 +83,8 @@ impl Wire for Watsonx {
         Box::new(if operation == Operation::TextCompletion { answer.with_text(read_text) } else { answer })
     }
 
-    fn prompt(&self, _operation: Operation, body: &[u8]) -> Option<Countable> {
-        asked::prompt(body, &["/messages", "/input", "/inputs"], &["/tools", "/response_format"])
+    fn prompt(&self, _operation: Operation, body: &[u8]) -> Option<Prompt> {
+        asked::prompt(body, &PLACES)
     }
 }
 

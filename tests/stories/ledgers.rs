@@ -68,6 +68,11 @@ async fn a_ledger_of_the_second_schema_goes_on() {
     goes_on(2).await;
 }
 
+#[tokio::test]
+async fn a_ledger_of_the_third_schema_goes_on() {
+    goes_on(3).await;
+}
+
 #[test]
 fn every_command_refuses_a_ledger_from_the_future_by_name() {
     let stand = Stand::stopped(|base| format!("{}{PAYERS}", upstreams(base)));
@@ -88,7 +93,7 @@ fn every_command_refuses_a_ledger_from_the_future_by_name() {
     ] {
         let said = failed(&stand, arguments);
         assert!(
-            said.contains("ledger.db` has schema 99, this binary knows 3; upgrade tokenmeter"),
+            said.contains("ledger.db` has schema 99, this binary knows 4; upgrade tokenmeter"),
             "{arguments:?}: {said}"
         );
     }

@@ -381,7 +381,7 @@ async fn many_that_start_at_once_make_one_schema() {
         let output = command.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8(output.stderr).unwrap());
     }
-    assert_eq!(cluster.sql("usage", "SELECT COUNT(*), MAX(version) FROM tokenmeter.schema_version"), "1|2");
+    assert_eq!(cluster.sql("usage", "SELECT COUNT(*), MAX(version) FROM tokenmeter.schema_version"), "1|3");
 }
 
 #[tokio::test]

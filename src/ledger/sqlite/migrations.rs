@@ -15,6 +15,7 @@ const STEPS: &[Step] = &[
     (include_str!("schema_1.sql"), None),
     (include_str!("schema_2.sql"), None),
     (include_str!("schema_3.sql"), Some(buckets::sum_up_days)),
+    (include_str!("schema_4.sql"), None),
 ];
 
 /// Brings the schema up to date; refuses one from the future.

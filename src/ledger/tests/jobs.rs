@@ -35,7 +35,7 @@ fn a_ledger_of_the_first_release_goes_on_with_what_it_holds() {
     );
     assert_eq!(data.ledger().jobs_seen(at(0), 10).unwrap(), []);
     let connection = Connection::open(data.ledger_path()).unwrap();
-    assert_eq!(connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0)).unwrap(), 3);
+    assert_eq!(connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0)).unwrap(), 4);
     let error = connection.execute("UPDATE records SET job = 'x'", ()).unwrap_err();
     assert!(error.to_string().contains("append-only"), "{error}");
     // Opened again, nothing is left to do.

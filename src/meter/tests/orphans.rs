@@ -8,9 +8,10 @@ use super::{Says, Stand, frames, told};
 use crate::ids::Provider;
 use crate::journal::Kind;
 use crate::journal::samples::{intent, progress};
-use crate::meter::{Moment, settlement};
+use crate::meter::{Learning, Moment, settlement};
 use crate::operation::Operation;
 use crate::record::{Intent, Progress, Record};
+use crate::tokenizer::Tokenizers;
 use crate::usage::Provenance::{Estimated, None as Nothing, Partial, Reported, Unknown};
 use crate::usage::{Outcome, TokenCounts};
 use crate::wires::openai::OpenAi;
@@ -22,7 +23,7 @@ fn orphan(operation: Operation, body_bytes: Option<u64>, progress: Option<Progre
     let provider = Provider::parse("openai").unwrap();
     let intent = Intent { operation, provider, body_bytes, model_requested: Some("gpt-5".to_owned()), ..intent(0) };
     let progress = progress.map(|progress| Progress { id: intent.id, ..progress });
-    settlement::orphan(intent, progress, Moment::now())
+    settlement::orphan(intent, progress, Moment::now(), &Learning::start(None, Tokenizers::default()).unwrap())
 }
 
 #[test]

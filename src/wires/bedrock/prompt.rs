@@ -3,29 +3,46 @@
 use serde_json::Value;
 
 use crate::operation::Operation;
+use crate::wires::Wire;
 use crate::wires::anthropic::Anthropic;
-use crate::wires::delivered::Text;
+use crate::wires::asked::{self, Places};
 use crate::wires::openai::OpenAi;
-use crate::wires::{Countable, Wire};
+use crate::wires::prompt::{Draft, Message, Prompt};
 
 /// Where vendors without messages put their text: Llama, Mistral and Cohere, Titan, Cohere's chat, embeddings, rerank.
-const PLACES: [&str; 9] = [
-    "/prompt",
-    "/inputText",
-    "/message",
-    "/chat_history",
-    "/texts",
-    "/inputs",
-    "/query",
-    "/documents",
-    "/singleEmbeddingParams/text/value",
+const PLACES: Places = Places {
+    instructions: &["/preamble"],
+    texts: &[
+        "/prompt",
+        "/inputText",
+        "/chat_history",
+        "/texts",
+        "/inputs",
+        "/query",
+        "/singleEmbeddingParams/text/value",
+    ],
+    said: &["/message"],
+    beside: &["/documents"],
+    tools: &["/tools"],
+    schemas: &["/response_format"],
+};
+
+/// Blocks that hold others, and where.
+const HOLDERS: [(&str, &str); 4] = [
+    ("guardContent", "/text/text"),
+    ("reasoningContent", "/reasoningText/text"),
+    ("json", ""),
+    ("searchResult", "/content"),
 ];
 
-/// The prompt of a request body; `None` where it is no JSON object, or names a prompt that only the provider knows.
-pub(super) fn of(operation: Operation, body: &[u8]) -> Option<Countable> {
-    let request: Value = serde_json::from_slice(body).ok().filter(Value::is_object)?;
+/// The prompt of a request body; `None` where it is no JSON object.
+pub(super) fn of(operation: Operation, body: &[u8]) -> Option<Prompt> {
+    let request = asked::request(body)?;
     let Some(messages) = request.get("messages").and_then(Value::as_array) else {
-        return if request.get("promptVariables").is_some() { None } else { Some(of_places(&request)) };
+        let mut prompt = asked::prompt(body, &PLACES)?;
+        // A prompt that only the provider knows.
+        prompt.has_unseen |= request.get("promptVariables").is_some();
+        return Some(prompt);
     };
     if request.get("anthropic_version").is_some() {
         return Anthropic.prompt(operation, body);
@@ -33,22 +50,35 @@ pub(super) fn of(operation: Operation, body: &[u8]) -> Option<Countable> {
     if !messages.iter().all(is_converse) {
         return OpenAi.prompt(operation, body);
     }
-    let mut text = Text::default();
+    let mut draft = Draft::new();
     if let Some(system) = request.get("system") {
-        read(system, &mut text);
+        let mut message = Message { role: "system".to_owned(), ..Message::default() };
+        read(&mut draft, system, &mut message);
+        draft.message(message);
     }
-    for message in messages {
-        if let Some(role) = message.get("role") {
-            text.push(role);
+    for one in messages {
+        let mut message = Message::default();
+        if let Some(role) = one.get("role") {
+            message.role = draft.text(role);
         }
-        if let Some(content) = message.get("content") {
-            read(content, &mut text);
+        if let Some(content) = one.get("content") {
+            read(&mut draft, content, &mut message);
+        }
+        draft.message(message);
+    }
+    for definition in request.pointer("/toolConfig/tools").and_then(Value::as_array).into_iter().flatten() {
+        match definition.get("toolSpec") {
+            Some(function) => draft.tool(definition, function, function.pointer("/inputSchema/json")),
+            // A mark of where to cache costs nothing; what else there is runs at the provider.
+            None if definition.get("cachePoint").is_some() => {}
+            None => draft.unseen(),
         }
     }
-    if let Some(tools) = request.pointer("/toolConfig/tools") {
-        text.push(tools);
+    draft.forced_tool(request.pointer("/toolConfig/toolChoice/tool/name"));
+    if let Some(format) = request.pointer("/outputConfig/textFormat/structure/jsonSchema") {
+        asked::schema(&mut draft, format);
     }
-    Some(text.counted(u64::try_from(messages.len()).unwrap_or(u64::MAX), 0))
+    Some(draft.finish())
 }
 
 /// Converse's and Nova's blocks are unions; everybody else's name their type, or are just text.
@@ -57,33 +87,44 @@ fn is_converse(message: &Value) -> bool {
     blocks.is_some_and(|blocks| blocks.iter().all(|block| block.get("type").is_none()))
 }
 
-fn of_places(request: &Value) -> Countable {
-    let mut text = Text::default();
-    for value in PLACES.iter().filter_map(|place| request.pointer(place)) {
-        read(value, &mut text);
+/// Blocks, or one: text, calls, their results, reasoning, what a guardrail looks at.
+fn read(draft: &mut Draft, value: &Value, message: &mut Message) {
+    let block = match value {
+        Value::Array(blocks) => return blocks.iter().for_each(|block| read(draft, block, message)),
+        Value::String(_) => return draft.push(&mut message.text, value),
+        Value::Object(block) => block,
+        Value::Null | Value::Bool(_) | Value::Number(_) => return,
+    };
+    if let Some(text) = block.get("text") {
+        draft.push(&mut message.text, text);
     }
-    text.counted(u64::from(request.get("message").is_some()), 0)
-}
-
-/// Text, wherever blocks nest it: calls, their results, reasoning, what a guardrail looks at. Images and files are none.
-fn read(value: &Value, text: &mut Text) {
-    match value {
-        Value::String(whole) => text.push_str(whole),
-        Value::Array(blocks) => blocks.iter().for_each(|block| read(block, text)),
-        Value::Object(block) => {
-            for name in ["name", "input", "json", "message"] {
-                if let Some(piece) = block.get(name) {
-                    text.push(piece);
-                }
-            }
-            for name in
-                ["text", "toolUse", "toolResult", "reasoningContent", "reasoningText", "guardContent", "content"]
-            {
-                if let Some(inner) = block.get(name) {
-                    read(inner, text);
-                }
+    if let Some(image) = block.get("image") {
+        draft.image(image.pointer("/source/bytes").and_then(Value::as_str), false);
+    }
+    if let Some(used) = block.get("toolUse") {
+        let call = draft.call(used.get("toolUseId"), used.get("name"), used.get("input"));
+        message.calls.push(call);
+    }
+    if let Some(result) = block.get("toolResult") {
+        message.result_of = result.get("toolUseId").map(|id| draft.text(id));
+        if let Some(content) = result.get("content") {
+            read(draft, content, message);
+        }
+    }
+    for (holder, place) in HOLDERS {
+        if let Some(inner) = block.get(holder).and_then(|holder| holder.pointer(place)) {
+            match inner {
+                Value::Array(_) if holder != "json" => read(draft, inner, message),
+                Value::Null
+                | Value::Bool(_)
+                | Value::Number(_)
+                | Value::String(_)
+                | Value::Array(_)
+                | Value::Object(_) => draft.push(&mut message.text, inner),
             }
         }
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+    if ["document", "video", "audio"].iter().any(|name| block.contains_key(*name)) {
+        draft.unseen();
     }
 }

@@ -1,0 +1,275 @@
+//! Learning: calls with reported usage teach a thread of its own what those without are likely to be.
+//!
+//! On the data path a call is only asked whether it may teach: without a lock, an allocation or a count. Of each key the
+//! first calls always may; later ones now and then, so that a thread which never ends takes next to nothing of a core.
+//! A call that finds the thread busy is let go. No record waits for any of this.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+
+use super::HeldPrompt;
+use super::verdict::{self, Counted};
+use crate::ids::Provider;
+use crate::operation::Operation;
+use crate::record::Record;
+use crate::tokenizer::calibration::{self, Calibration, KEYS_MAX, Key, Row, SATURATED_FROM, key_hash};
+use crate::tokenizer::measured::measure;
+use crate::tokenizer::{self, Estimated, Tokenizers};
+use crate::usage::{Outcome, TokenCounts};
+use crate::wires::prompt::Prompt;
+use crate::wires::{Countable, Observer, Wire};
+
+/// Calls that may wait to teach; each holds its prompt.
+const QUEUE_MAX: usize = 8;
+/// A longer prompt teaches only when a saturated key's may.
+const YOUNG_BYTES_MAX: u64 = 256 << 10;
+/// How many times as long as a lesson took no saturated key has another: half a per cent of a core.
+const REST: u32 = 200;
+/// Keys whose first calls are told from later ones. Beyond them, all are later ones.
+const TRIED_MAX: usize = 4 * KEYS_MAX;
+
+/// The learning thread's handle.
+#[derive(Debug)]
+pub(super) struct Learning {
+    shared: Arc<Shared>,
+    worker: Mutex<Option<Worker>>,
+}
+
+#[derive(Debug)]
+struct Worker {
+    lessons: SyncSender<Box<Lesson>>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    calibration: Mutex<Calibration>,
+    tokenizers: Tokenizers,
+    /// Keys whose calls may teach now and then only.
+    saturated: ArcSwap<HashSet<u64>>,
+    /// Before this, in microseconds since `began`, no saturated key may.
+    rests_until: AtomicU64,
+    began: Instant,
+    waiting: AtomicUsize,
+    is_stopping: AtomicBool,
+}
+
+/// A call with reported usage.
+pub(super) struct Lesson {
+    pub(super) key: Key,
+    pub(super) provider: Provider,
+    /// The model that answered.
+    pub(super) model: String,
+    pub(super) wire: &'static dyn Wire,
+    pub(super) prompt: HeldPrompt,
+    pub(super) observer: Option<Box<dyn Observer>>,
+    pub(super) reported: TokenCounts,
+}
+
+impl Learning {
+    /// Goes on from what was learned before; `None`: learns nothing, and knows nothing.
+    pub(super) fn start(calibration: Option<Calibration>, tokenizers: Tokenizers) -> std::io::Result<Self> {
+        let is_on = calibration.is_some();
+        let calibration = calibration.unwrap_or_default();
+        let shared = Arc::new(Shared {
+            saturated: ArcSwap::from_pointee(calibration.saturated()),
+            calibration: Mutex::new(calibration),
+            tokenizers,
+            rests_until: AtomicU64::new(0),
+            began: Instant::now(),
+            waiting: AtomicUsize::new(0),
+            is_stopping: AtomicBool::new(false),
+        });
+        let worker = if is_on {
+            let (lessons, inbox) = sync_channel(QUEUE_MAX);
+            let theirs = Arc::clone(&shared);
+            let thread = std::thread::Builder::new().name("learning".into()).spawn(move || work(&theirs, &inbox))?;
+            Some(Worker { lessons, thread })
+        } else {
+            shared.is_stopping.store(true, Ordering::Relaxed);
+            None
+        };
+        Ok(Self { shared, worker: Mutex::new(worker) })
+    }
+
+    /// Whether a call may teach that ended at `now` with the counts of `record`. Cheap, without a lock: for the data
+    /// path.
+    pub(super) fn may_teach(&self, record: &Record, prompt: &HeldPrompt, now: Instant) -> bool {
+        let shared = &*self.shared;
+        if shared.is_stopping.load(Ordering::Relaxed) || shared.waiting.load(Ordering::Relaxed) >= QUEUE_MAX {
+            return false;
+        }
+        if prompt.slices.is_none() {
+            return false;
+        }
+        let is_young = || {
+            let hash = key_hash(&record.upstream, model(record), record.operation);
+            prompt.bytes <= YOUNG_BYTES_MAX && !shared.saturated.load().contains(&hash)
+        };
+        shared.has_rested(now) || is_young()
+    }
+
+    /// Hands a call to the thread; lets it go where too many wait.
+    pub(super) fn teach(&self, lesson: Box<Lesson>) {
+        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(worker) = &*worker {
+            self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+            if worker.lessons.try_send(lesson).is_err() {
+                self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Counts `prompt` and `delivered`, each `None` where `record` knows that part, and corrects what was counted by what
+    /// was learned. Slow, but for lengths alone.
+    pub(super) fn estimate(
+        &self,
+        record: &Record,
+        prompt: Option<&Prompt>,
+        delivered: Option<&Countable>,
+    ) -> Estimated {
+        let (model, provider) = (record.model.as_deref().unwrap_or_default(), record.provider.as_str());
+        let counter = self.shared.tokenizers.counter(record.upstream.as_str(), model);
+        let parts = tokenizer::count_parts(prompt, delivered, record.operation, &counter, provider);
+        let (known, key, is_whole) = (record.tokens.total(), key(record), record.outcome == Outcome::Completed);
+        if parts.are_by_length() {
+            // Nothing corrects these, and the data path may be who asks.
+            return tokenizer::estimate(&parts, known, &Calibration::default(), &key, is_whole);
+        }
+        let calibration = self.shared.calibration.lock().unwrap_or_else(PoisonError::into_inner);
+        tokenizer::estimate(&parts, known, &calibration, &key, is_whole)
+    }
+
+    /// What was learned since it was last asked for.
+    pub(super) fn changed(&self) -> Vec<Row> {
+        self.shared.calibration.lock().unwrap_or_else(PoisonError::into_inner).changed()
+    }
+
+    /// `rows` could not be kept: they are to be given again.
+    pub(super) fn take_back(&self, rows: &[Row]) {
+        self.shared.calibration.lock().unwrap_or_else(PoisonError::into_inner).take_back(rows);
+    }
+
+    /// Ends the thread; what waits to teach is let go.
+    pub(super) fn stop(&self) {
+        self.shared.is_stopping.store(true, Ordering::Relaxed);
+        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Worker { lessons, thread }) = worker {
+            drop(lessons);
+            if thread.join().is_err() {
+                tracing::error!("the learning thread panicked; estimates stay as good as they are");
+            }
+        }
+    }
+}
+
+impl Lesson {
+    /// What the call behind `record` may teach.
+    pub(super) fn new(
+        record: &Record,
+        wire: &'static dyn Wire,
+        prompt: HeldPrompt,
+        observer: Option<Box<dyn Observer>>,
+    ) -> Self {
+        let model = record.model.clone().unwrap_or_default();
+        Self {
+            key: key(record),
+            provider: record.provider.clone(),
+            model,
+            wire,
+            prompt,
+            observer,
+            reported: record.tokens,
+        }
+    }
+}
+
+impl Shared {
+    fn has_rested(&self, now: Instant) -> bool {
+        let now = now.saturating_duration_since(self.began).as_micros();
+        now >= u128::from(self.rests_until.load(Ordering::Relaxed))
+    }
+
+    fn rest(&self, took: Duration, now: Instant) {
+        let until = now.saturating_duration_since(self.began).saturating_add(took.saturating_mul(REST));
+        self.rests_until.store(u64::try_from(until.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+/// The key of a call, as it is asked for while the model may not have answered yet.
+pub(super) fn key(record: &Record) -> Key {
+    Key { upstream: record.upstream.clone(), model: model(record).to_owned(), operation: record.operation }
+}
+
+/// The model as it was asked for, which is known before the answer and whatever becomes of it.
+fn model(record: &Record) -> &str {
+    record.model_requested.as_deref().or(record.model.as_deref()).unwrap_or_default()
+}
+
+/// Whether a record whose usage the provider reported is one to learn from.
+pub(super) fn is_exemplary(record: &Record) -> bool {
+    record.status == Some(200)
+        && record.outcome == Outcome::Completed
+        && record.anomaly.is_none()
+        && record.tokens.input.is_some()
+        && verdict::counted_here(record.operation) == Counted::Tokens
+}
+
+fn work(shared: &Shared, inbox: &Receiver<Box<Lesson>>) {
+    let mut tried: HashMap<u64, u64> = HashMap::new();
+    while let Ok(lesson) = inbox.recv() {
+        shared.waiting.fetch_sub(1, Ordering::Relaxed);
+        if shared.is_stopping.load(Ordering::Relaxed) {
+            continue;
+        }
+        let hash = key_hash(&lesson.key.upstream, &lesson.key.model, lesson.key.operation);
+        let begun = Instant::now();
+        // Asked again: the calls before it in the queue may have been enough.
+        let is_young = lesson.prompt.bytes <= YOUNG_BYTES_MAX
+            && !shared.saturated.load().contains(&hash)
+            && (tried.len() < TRIED_MAX || tried.contains_key(&hash));
+        if !is_young && !shared.has_rested(begun) {
+            continue;
+        }
+        learn(shared, *lesson);
+        let now = Instant::now();
+        shared.rest(now.saturating_duration_since(begun), now);
+        if is_young {
+            // What taught nothing counts too: its key's next calls may be no better.
+            let times = tried.entry(hash).or_default();
+            *times = times.saturating_add(1);
+            if *times >= SATURATED_FROM {
+                let mut saturated = HashSet::clone(&shared.saturated.load());
+                saturated.insert(hash);
+                shared.saturated.store(Arc::new(saturated));
+            }
+        }
+    }
+}
+
+/// Counts what a call was and learns from it. Slow, but for the moment in which what was learned is written down.
+fn learn(shared: &Shared, lesson: Lesson) {
+    let Lesson { key, provider, model, wire, prompt, observer, reported } = lesson;
+    let body = prompt.slices.map(|slices| slices.concat());
+    let Some(prompt) = body.and_then(|body| wire.prompt(key.operation, &body)) else { return };
+    if prompt.bytes_beyond > 0 {
+        return;
+    }
+    let counter = shared.tokenizers.counter(key.upstream.as_str(), &model);
+    let measured = measure(&prompt, key.operation, &counter, provider.as_str());
+    let delivered = observer.filter(|_| key.operation != Operation::Embeddings).map(|observer| observer.delivered());
+    let delivered = delivered.filter(|delivered| delivered.bytes_beyond == 0);
+    let generated = delivered.map(|delivered| tokenizer::generated(&delivered, &counter));
+    let lesson = calibration::Lesson {
+        prompt: &measured,
+        prompt_tokens: reported.input_total(),
+        answer: generated.zip(reported.output),
+    };
+    shared.calibration.lock().unwrap_or_else(PoisonError::into_inner).learn(&key, lesson);
+}
