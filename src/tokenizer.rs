@@ -6,6 +6,8 @@
 
 #![warn(clippy::arithmetic_side_effects)]
 
+pub mod completions;
+pub mod lengths;
 pub mod measured;
 
 use std::collections::HashSet;
@@ -57,7 +59,7 @@ pub struct Counted {
 pub struct Estimated {
     /// Prompt tokens, if a prompt was to be counted.
     pub input: Option<u64>,
-    /// Generated tokens, if delivered text was to be counted.
+    /// Generated tokens, if they were counted.
     pub output: Option<u64>,
     /// How sure all of this is.
     pub estimate: Estimate,
@@ -80,11 +82,16 @@ pub fn count(text: &str, model: &str) -> Counted {
     counted
 }
 
-/// What `prompt` and `delivered` are for `model` of `provider`; each `None` where the provider told that part.
-/// `known` tokens that it told are in the band, and certain.
+/// The tokens that `text` is likely to be by its length alone: no tables are loaded.
+pub fn count_by_length(text: &str) -> Counted {
+    Counted { tokens: lengths::tokens(text), method: "bytes" }
+}
+
+/// What `prompt` is for `model` of `provider`, and how sure that and `output` are; each `None` where the provider told
+/// that part. `known` tokens that it told are in the band, and certain.
 pub fn estimate(
     prompt: Option<&Countable>,
-    delivered: Option<&Countable>,
+    output: Option<Counted>,
     known: u64,
     model: &str,
     provider: &str,
@@ -98,7 +105,6 @@ pub fn estimate(
         };
         Counted { tokens: counted.tokens.saturating_add(around), ..counted }
     });
-    let output = delivered.map(|delivered| count_all(delivered, model));
     let parts = [input, output].into_iter().flatten().filter(|counted| counted.tokens > 0);
     let ours = parts.clone().fold(0, |sum: u64, counted| sum.saturating_add(counted.tokens));
     // The worse of two methods names the estimate.
@@ -262,12 +268,13 @@ mod tests {
         let text = "one two three four five six seven eight";
         let kept = count(text, "gpt-5").tokens;
         let delivered = Countable { bytes_beyond: 3 * u64::try_from(text.len()).unwrap(), ..countable(text) };
-        assert_eq!(estimate(None, Some(&delivered), 0, "gpt-5", "openai").output, Some(4 * kept));
+        assert_eq!(estimate(Some(&delivered), None, 0, "gpt-5", "openai").input, Some(4 * kept));
         let unseen = Countable { bytes_beyond: 4_001, ..Countable::default() };
         let estimated = estimate(Some(&unseen), None, 0, "gpt-5", "openai");
         assert_eq!((estimated.input, estimated.estimate.method.as_str()), (Some(1_001), "bytes"));
         let endless = Countable { bytes_beyond: u64::MAX, messages: u64::MAX, tokens: u64::MAX, ..countable(text) };
-        assert_eq!(estimate(Some(&endless), Some(&endless), u64::MAX, "m", "p").estimate.high, u64::MAX);
+        let most = Counted { tokens: u64::MAX, method: "o200k" };
+        assert_eq!(estimate(Some(&endless), Some(most), u64::MAX, "m", "p").estimate.high, u64::MAX);
     }
 
     #[test]

@@ -15,8 +15,6 @@ use crate::record::{Progress, Record};
 const QUEUE_CALLS_MAX: usize = 1024;
 /// Marks of open calls that may wait beside them; beyond it a mark is left out, and the next covers what it would have.
 const QUEUE_MARKS_MAX: usize = 1024;
-/// Where more of them wait, text is measured and not counted.
-const MARKS_HURRY_ABOVE: usize = 128;
 
 /// The counting thread's handle.
 #[derive(Debug)]
@@ -103,9 +101,9 @@ fn work(books: &Bookkeeping, inbox: &Receiver<Job>, hurry_after: &OnceLock<Insta
         match job {
             Job::Count(job) => commit(books, if is_late { job.count_by_length() } else { job.count() }),
             Job::Mark(mark) => {
-                let waiting = marks_waiting.fetch_sub(1, Ordering::Relaxed);
+                marks_waiting.fetch_sub(1, Ordering::Relaxed);
                 if !mark.is_late() {
-                    note(books, &mark.count(is_late || waiting > MARKS_HURRY_ABOVE));
+                    note(books, &mark.measure());
                 }
             }
         }

@@ -5,8 +5,10 @@ use std::time::Duration;
 use crate::ids::NodeId;
 use crate::operation::Operation;
 use crate::record::{CostByKind, Intent, Progress, Record};
-use crate::tokenizer;
+use crate::tokenizer::completions::{self, Answered};
+use crate::tokenizer::{self, lengths};
 use crate::usage::{Anomaly, Estimate, Outcome, Provenance, TokenCounts, Units};
+use crate::wires::delivered::Bookmark;
 use crate::wires::{Consumption, Countable, Observer, Reading, Wire};
 
 use super::jobs::{JobKey, Jobs, Mark};
@@ -62,6 +64,12 @@ pub(super) struct CountJob {
     prompt: HeldPrompt,
     observer: Option<Box<dyn Observer>>,
     body_bytes: u64,
+    /// Whether the answer came to its end.
+    is_whole: bool,
+    /// How much of it the client got, where it was finished without.
+    client_left_at: Option<Bookmark>,
+    /// The provider told all: only what was delivered is to be counted.
+    is_reported: bool,
 }
 
 /// An answer that is longer and of which no text was found was too long to be read, not empty.
@@ -71,6 +79,7 @@ const READABLE_BYTES: u64 = 256 << 10;
 pub(super) fn settle(draft: Draft, outcome: Outcome, mut ending: Ending, ended: Moment, jobs: &Jobs) -> Settlement {
     let reading = ending.observer.as_mut().map_or_else(Reading::default, |observer| observer.reading());
     let is_whole = ending.is_whole || outcome == Outcome::Completed;
+    let is_finished = is_whole || reading.is_finished;
     let outcome = match outcome {
         Outcome::Completed if draft.status.is_some_and(|status| status >= 400) => Outcome::UpstreamError,
         Outcome::Completed if reading.is_error => Outcome::UpstreamCut,
@@ -105,13 +114,25 @@ pub(super) fn settle(draft: Draft, outcome: Outcome, mut ending: Ending, ended: 
     record.anomaly = reading.anomaly.or(is_unreadable.then_some(Anomaly::Unreadable));
     record.time_to_first_byte_ms = draft.first_byte.map(milliseconds);
     record.duration_ms = milliseconds(ended.instant.saturating_duration_since(draft.began.instant));
-    let Some(provenance) = provenance else {
+    let client_left_at = ending.client_left_at.filter(|_| {
+        draft.consumption == Consumption::Now
+            && record.operation != Operation::Embeddings
+            && verdict::counted_here(record.operation) == Counted::Tokens
+    });
+    let is_reported = provenance == Some(Provenance::Reported) && mark.is_none();
+    let is_delivery_open = is_reported
+        && record.tokens.output.is_some_and(|output| output > 0)
+        && client_left_at.as_ref().is_some_and(|left| {
+            ending.observer.as_ref().and_then(|observer| observer.kept()).is_some_and(|kept| kept.has_more(left))
+        });
+    if provenance.is_none() || is_delivery_open {
         let (observer, body_bytes) = (ending.observer, ending.body_bytes);
-        let job = CountJob { record, wire: draft.wire, prompt: draft.prompt, observer, body_bytes };
+        let (wire, prompt, is_whole) = (draft.wire, draft.prompt, is_finished);
+        let job = CountJob { record, wire, prompt, observer, body_bytes, is_whole, client_left_at, is_reported };
         return Settlement::Count(Box::new(job));
-    };
-    record.provenance = provenance;
-    if provenance == Provenance::Unknown {
+    }
+    record.provenance = provenance.unwrap_or(Provenance::Unknown);
+    if record.provenance == Provenance::Unknown {
         record.units.extend(ending.units);
     }
     Settlement::Record(Box::new(record), mark)
@@ -141,14 +162,16 @@ fn weigh(verdict: Verdict, job: Option<JobKey>, jobs: &Jobs) -> (Option<Provenan
 impl CountJob {
     /// Fills in what the provider did not report. Slow: up to half a second a megabyte.
     pub(super) fn count(self) -> Record {
+        if self.is_reported {
+            return self.deliver(tokens_of);
+        }
         let body = self.prompt.slices.as_ref().map(|slices| slices.concat());
         let prompt = body.and_then(|body| self.wire.prompt(self.record.operation, &body));
         if verdict::counted_here(self.record.operation) == Counted::Characters {
             return self.count_characters(prompt.as_ref());
         }
         let prompt = prompt.unwrap_or_else(|| by_length(self.prompt.bytes));
-        let delivered = self.observer.as_ref().map(|observer| observer.delivered()).unwrap_or_default();
-        self.fill_in(&prompt, &delivered)
+        self.fill_in(&prompt, tokens_of)
     }
 
     /// The same by lengths alone: what is left when the counting queue is full.
@@ -156,10 +179,35 @@ impl CountJob {
         if verdict::counted_here(self.record.operation) == Counted::Characters {
             return self.count_characters(None);
         }
+        if self.is_reported {
+            return self.deliver(|text, _| tokenizer::count_by_length(text));
+        }
         let prompt = by_length(self.prompt.bytes);
+        self.fill_in(&prompt, |text, _| tokenizer::count_by_length(text))
+    }
+
+    /// The record of a call that was finished for the provider's own number: what the client got of it is counted.
+    fn deliver(mut self, count: impl Fn(&str, &str) -> tokenizer::Counted) -> Record {
+        self.record.provenance = Provenance::Reported;
         let delivered = self.observer.as_ref().map(|observer| observer.delivered()).unwrap_or_default();
-        let delivered = by_length(length_of(delivered.text.as_bytes()).saturating_add(delivered.bytes_beyond));
-        self.fill_in(&prompt, &delivered)
+        self.record.delivered_output = self.delivered_output(&delivered, &count);
+        self.record
+    }
+
+    /// Output tokens of the text that had come when the client left; `None` where that was all of it, or where it counts
+    /// the same. It is never more than all of it.
+    fn delivered_output(&self, all: &Countable, count: impl Fn(&str, &str) -> tokenizer::Counted) -> Option<u64> {
+        let left_at = self.client_left_at.as_ref()?;
+        let billed = self.record.tokens.output?;
+        let kept = self.observer.as_ref().and_then(|observer| observer.kept());
+        let delivered = kept.map(|kept| kept.read_until(left_at)).unwrap_or_default();
+        if delivered.bytes() > 0 && delivered.bytes() >= all.bytes() {
+            return None;
+        }
+        let model = self.record.model.as_deref().unwrap_or_default();
+        let answered = Answered { operation: self.record.operation, model, is_whole: false };
+        let tokens = completions::measure_completion(&delivered, answered, |text| count(text, model)).tokens;
+        Some(tokens).filter(|tokens| *tokens < billed)
     }
 
     /// Speech is billed by the characters of its text; of a text that was not held nobody can say how many it had.
@@ -179,43 +227,52 @@ impl CountJob {
         record
     }
 
-    fn fill_in(self, prompt: &Countable, delivered: &Countable) -> Record {
-        let Self { mut record, observer, body_bytes, .. } = self;
-        let is_partial = !record.tokens.is_empty();
-        if !is_partial && *delivered == Countable::default() && observer.is_some_and(|mut it| it.reading().is_error) {
+    fn fill_in(mut self, prompt: &Countable, count: impl Fn(&str, &str) -> tokenizer::Counted) -> Record {
+        let mut delivered = self.observer.as_ref().map(|observer| observer.delivered()).unwrap_or_default();
+        let is_partial = !self.record.tokens.is_empty();
+        let is_nothing = delivered == Countable::default();
+        let is_error = self.observer.as_mut().is_some_and(|observer| observer.reading().is_error);
+        if !is_partial && is_nothing && is_error {
             // An error under a status of 200, before anything was generated.
-            record.provenance = Provenance::None;
-            return record;
+            self.record.provenance = Provenance::None;
+            return self.record;
         }
+        let record = &mut self.record;
         let prompt = record.tokens.input.is_none().then_some(prompt);
         let has_output = record.operation != Operation::Embeddings;
-        let is_unread = record.anomaly == Some(Anomaly::Unreadable) || body_bytes > READABLE_BYTES;
-        let length = by_length(body_bytes);
-        let delivered = if is_unread && has_output && *delivered == Countable::default() {
+        let is_unread = record.anomaly == Some(Anomaly::Unreadable) || self.body_bytes > READABLE_BYTES;
+        if is_unread && has_output && is_nothing {
             record.anomaly = record.anomaly.or(Some(Anomaly::Unreadable));
-            &length
-        } else {
-            delivered
-        };
-        let delivered = (has_output && record.tokens.output.is_none()).then_some(delivered);
+            delivered = by_length(self.body_bytes);
+        }
         let known = record.tokens.total();
-        let model = record.model.as_deref().unwrap_or_default();
-        let estimated = tokenizer::estimate(prompt, delivered, known, model, record.provider.as_str());
+        let model = record.model.clone().unwrap_or_default();
+        let answered = Answered { operation: record.operation, model: &model, is_whole: self.is_whole };
+        let output = (has_output && record.tokens.output.is_none())
+            .then(|| completions::measure_completion(&delivered, answered, |text| count(text, &model)));
+        let mut estimated = tokenizer::estimate(prompt, output, known, &model, record.provider.as_str());
+        if let Some(output) = output {
+            // Nothing is invented: what cannot be seen is in the band alone.
+            let hidden = completions::hidden_at_most(&delivered, output.tokens, &model);
+            estimated.estimate.high = estimated.estimate.high.saturating_add(hidden);
+        }
         record.tokens.input = record.tokens.input.or(estimated.input);
         record.tokens.output = record.tokens.output.or(estimated.output);
         record.estimate = Some(estimated.estimate);
         record.provenance = if is_partial { Provenance::Partial } else { Provenance::Estimated };
-        record
+        self.record.delivered_output = self.delivered_output(&delivered, &count);
+        self.record
     }
+}
+
+/// The tokens of a text by its model's tokenizer.
+fn tokens_of(text: &str, model: &str) -> tokenizer::Counted {
+    tokenizer::count(text, model)
 }
 
 /// A text of which only the length is known.
 fn by_length(bytes: u64) -> Countable {
     Countable { bytes_beyond: bytes, ..Countable::default() }
-}
-
-pub(super) fn length_of(bytes: &[u8]) -> u64 {
-    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
 /// The record of a call whose process died: what its answer had brought by the last mark, if there is one, its prompt by
@@ -238,8 +295,12 @@ pub(super) fn orphan(intent: Intent, progress: Option<Progress>, found: Moment) 
         record.service_tier = progress.service_tier;
         record.anomaly = progress.anomaly;
         is_reported = progress.is_reported;
-        let (tokens, bytes_beyond) = (progress.delivered_tokens, progress.delivered_bytes);
-        delivered = Some(Countable { bytes_beyond, tokens, ..Countable::default() });
+        let unread = by_length(progress.delivered_bytes);
+        let model = record.model.as_deref().unwrap_or_default();
+        let answered = Answered { operation: record.operation, model, is_whole: false };
+        let unread = completions::measure_completion(&unread, answered, tokenizer::count_by_length).tokens;
+        let measured = completions::of_vendor(progress.delivered_tokens, model);
+        delivered = Some(measured.saturating_add(unread));
     }
     let is_error = record.status.is_some_and(|status| status >= 400);
     let prompt = body_bytes.filter(|_| record.tokens.input.is_none()).map(by_length);
@@ -251,10 +312,16 @@ pub(super) fn orphan(intent: Intent, progress: Option<Progress>, found: Moment) 
         Provenance::Reported
     } else if is_counted_here && (prompt.is_some() || delivered.is_some() || is_partial) {
         let (known, model) = (record.tokens.total(), record.model.as_deref().unwrap_or_default());
-        let estimated =
-            tokenizer::estimate(prompt.as_ref(), delivered.as_ref(), known, model, record.provider.as_str());
+        let mut estimated = tokenizer::estimate(prompt.as_ref(), None, known, model, record.provider.as_str());
+        if let Some(output) = delivered {
+            let estimate = &mut estimated.estimate;
+            let off = output.saturating_mul(lengths::BAND_PER_CENT).div_ceil(100);
+            estimate.low = estimate.low.saturating_add(output.saturating_sub(off));
+            estimate.high = estimate.high.saturating_add(output).saturating_add(off);
+            "bytes".clone_into(&mut estimate.method);
+        }
         record.tokens.input = record.tokens.input.or(estimated.input);
-        record.tokens.output = record.tokens.output.or(estimated.output);
+        record.tokens.output = record.tokens.output.or(delivered);
         record.estimate = Some(estimated.estimate);
         if is_partial { Provenance::Partial } else { Provenance::Estimated }
     } else if is_partial {
