@@ -79,7 +79,7 @@ const READABLE_BYTES: u64 = 256 << 10;
 pub(super) fn settle(draft: Draft, outcome: Outcome, mut ending: Ending, ended: Moment, jobs: &Jobs) -> Settlement {
     let reading = ending.observer.as_mut().map_or_else(Reading::default, |observer| observer.reading());
     let is_whole = ending.is_whole || outcome == Outcome::Completed;
-    let is_finished = is_whole || reading.is_finished;
+    let is_finished = (is_whole && !reading.is_error) || reading.is_finished;
     let outcome = match outcome {
         Outcome::Completed if draft.status.is_some_and(|status| status >= 400) => Outcome::UpstreamError,
         Outcome::Completed if reading.is_error => Outcome::UpstreamCut,

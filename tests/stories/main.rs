@@ -35,6 +35,8 @@ mod stand;
 mod storm;
 #[path = "../support/strace.rs"]
 mod strace;
+#[path = "../support/streams.rs"]
+mod streams;
 
 mod attribution;
 mod bytes;
@@ -42,6 +44,7 @@ mod clocks;
 mod config;
 mod corpus;
 mod crowds;
+mod cuts;
 mod dialects;
 mod disconnects;
 mod disk;
