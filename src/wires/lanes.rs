@@ -306,10 +306,14 @@ mod tests {
             event
         };
         let mut whole = Lanes::default();
-        [event("", "Hm"), event("A", "Hm"), event("A b", "Hm.")].into_iter().for_each(|it| whole.take_or_replace(it));
+        for event in [event("", "Hm"), event("A", "Hm"), event("A b", "Hm.")] {
+            whole.take_or_replace(event);
+        }
         assert_eq!(whole.texts().collect::<Vec<_>>(), ["Hm.", "A b"]);
         let mut pieces = Lanes::default();
-        [event("A", ""), event(" b", ""), event(" c", "")].into_iter().for_each(|it| pieces.take_or_replace(it));
+        for event in [event("A", ""), event(" b", ""), event(" c", "")] {
+            pieces.take_or_replace(event);
+        }
         assert_eq!(pieces.texts().collect::<Vec<_>>(), ["A b c"]);
     }
 
