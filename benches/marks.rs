@@ -65,7 +65,7 @@ fn main() {
         let wire = wires::by_name(wire).unwrap();
         let units: Vec<String> = WORDS.iter().map(|word| event.replace('@', word)).collect();
         let mut times = Vec::new();
-        // The first call has the tokenizer's tables loaded, and is left out.
+        // The first call finds everything cold, and is left out.
         let mut ticks = 0;
         for number in 0..=CALLS {
             let intent = intents::intent(&calls::record(number, CALLS));

@@ -28,6 +28,7 @@ use crate::record::{Intent, JobSeen, Progress, Record};
 use crate::tokenizer::Tokenizers;
 use crate::tokenizer::calibration::{self, Calibration};
 use crate::usage::{Outcome, Units};
+use crate::wires::delivered::Bookmark;
 use crate::wires::{Consumption, Observer, Wire};
 
 pub use counting::{QUEUE_BYTES_MAX, Settings};
@@ -97,6 +98,8 @@ pub struct Ending {
     pub is_unreadable: bool,
     /// Length of the answer's body as it came, where there was a reader.
     pub body_bytes: u64,
+    /// How far the answer had come when its client left, where it was finished without.
+    pub client_left_at: Option<Bookmark>,
     /// What was counted of an exchange that nobody reads. Kept where nothing better is known.
     pub units: Units,
 }

@@ -172,7 +172,8 @@ pub struct Record {
     /// How sure the local count is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub estimate: Option<Estimate>,
-    /// Output tokens that reached the client, where they differ from those billed.
+    /// Output tokens of the text that the client got, counted here: where its call was finished without it and they are
+    /// fewer than those billed. Of a whole answer that it did not get to the end: 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivered_output: Option<u64>,
     /// How the provider contradicted itself.
@@ -298,10 +299,10 @@ pub struct Progress {
     /// How the provider contradicted itself so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anomaly: Option<Anomaly>,
-    /// Tokens of the text that was delivered, where they were counted here.
+    /// Tokens of the text that was delivered, where the provider tells none: measured by the text's length.
     #[serde(default)]
     pub delivered_tokens: u64,
-    /// Bytes of delivered text beside them, which were not counted but measured.
+    /// Bytes of delivered text beside them that nobody looked into.
     #[serde(default)]
     pub delivered_bytes: u64,
 }

@@ -7,10 +7,12 @@
 #![warn(clippy::arithmetic_side_effects)]
 
 pub mod calibration;
+pub mod completions;
 mod counter;
 mod encodings;
 mod file;
 mod functions;
+pub mod lengths;
 pub mod measured;
 mod models;
 mod openai;
@@ -27,8 +29,8 @@ pub(crate) use file::tests::WORDS;
 use counter::{BY_LENGTH, by_length, length, scaled};
 
 use self::calibration::{Calibration, Generated, Key};
+use self::completions::Answered;
 use self::measured::{Measured, Rule, measure};
-use crate::operation::Operation;
 use crate::usage::Estimate;
 use crate::wires::Countable;
 use crate::wires::prompt::Prompt;
@@ -58,32 +60,33 @@ impl Parts {
 pub struct Estimated {
     /// Prompt tokens, if a prompt was to be counted.
     pub input: Option<u64>,
-    /// Generated tokens, if delivered text was to be counted.
+    /// Generated tokens, if they were counted.
     pub output: Option<u64>,
     /// How sure all of this is.
     pub estimate: Estimate,
 }
 
-/// Counts `prompt`, sent for `operation`, and `delivered`, of a model of `provider`, by `counter`; each `None` where the
-/// provider told that part. Slow.
+/// Counts `prompt`, and `delivered` of an answer that was `answered` by a model of `provider`, by `counter`; each `None`
+/// where the provider told that part. Slow.
 pub fn count_parts(
     prompt: Option<&Prompt>,
     delivered: Option<&Countable>,
-    operation: Operation,
+    answered: Answered,
     counter: &Counter<'_>,
     provider: &str,
 ) -> Parts {
     Parts {
-        prompt: prompt.map(|prompt| measure(prompt, operation, counter, provider)),
-        answer: delivered.map(|delivered| generated(delivered, counter)),
+        prompt: prompt.map(|prompt| measure(prompt, answered.operation, counter, provider)),
+        answer: delivered.map(|delivered| generated(delivered, answered, counter)),
     }
 }
 
-/// The text of an answer, counted. Slow.
-pub fn generated(delivered: &Countable, counter: &Counter<'_>) -> Generated {
-    let Counted { tokens, method } = count_all(delivered, counter);
+/// The text of an answer, counted as its vendor counts it. Slow.
+pub fn generated(delivered: &Countable, answered: Answered, counter: &Counter<'_>) -> Generated {
+    let Counted { tokens, method } = completions::measure_completion(delivered, answered, counter);
     let rule = if openai::Family::of(counter.model()).is_some() { Rule::Exact } else { Rule::Scaled };
-    Generated { tokens, calls: 0, method, rule }
+    let hidden = completions::hidden_at_most(delivered, tokens, counter.model());
+    Generated { tokens, calls: delivered.calls, hidden, method, rule }
 }
 
 /// What a call of `key` is likely to have consumed, of which `parts` were counted. `known` tokens that the provider told
@@ -130,17 +133,6 @@ fn together(off: impl Iterator<Item = u64>) -> u64 {
     u64::try_from(squares.isqrt()).unwrap_or(u64::MAX)
 }
 
-/// The tokens of all that `countable` stands for: what it kept, at the same rate what it did not, and those known.
-fn count_all(countable: &Countable, counter: &Counter<'_>) -> Counted {
-    let kept = counter.count(&countable.text);
-    let (beyond, method) = match (countable.bytes_beyond, length(&countable.text)) {
-        (0, _) => (0, kept.method),
-        (beyond, 0) => (by_length(beyond), BY_LENGTH),
-        (beyond, seen) => (scaled(kept.tokens, beyond, seen), kept.method),
-    };
-    Counted { tokens: kept.tokens.saturating_add(beyond).saturating_add(countable.tokens), method }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,10 +151,16 @@ mod tests {
     fn cold(prompt: Option<&Prompt>, delivered: Option<&Countable>, known: u64, model: &str) -> Estimated {
         let tokenizers = Tokenizers::default();
         let counter = tokenizers.counter("someone", model);
-        let parts = count_parts(prompt, delivered, Operation::Chat, &counter, "someone");
+        let parts = count_parts(
+            prompt,
+            delivered,
+            Answered { operation: Operation::Chat, is_whole: false },
+            &counter,
+            "someone",
+        );
         let upstream = UpstreamName::parse("someone").unwrap();
         let key = Key { upstream, model: model.to_owned(), operation: Operation::Chat };
-        estimate(&parts, known, &Calibration::default(), &key, true)
+        estimate(&parts, known, &Calibration::default(), &key, false)
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod counts;
 pub mod dashscope;
 pub mod delivered;
 pub mod gemini;
+mod lanes;
 mod markers;
 mod models;
 mod object;
@@ -221,14 +222,52 @@ pub trait Wire: Sync + Debug {
 /// Text to count locally.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Countable {
-    /// The text, its parts joined as the provider would.
+    /// The text, its parts joined as the provider would; of an answer what its first choice says.
     pub text: String,
+    /// Further texts of an answer, each to be counted on its own.
+    pub beside: Vec<Beside>,
+    /// Calls of tools that began in it.
+    pub calls: u64,
     /// Messages around the text, each of which costs a few tokens more.
     pub messages: u64,
     /// Bytes of text beyond what was kept: counted at the rate of what was.
     pub bytes_beyond: u64,
     /// Tokens already known, of a prompt sent as token numbers.
     pub tokens: u64,
+}
+
+/// A text of an answer beside what its first choice says.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Beside {
+    /// What it is.
+    pub kind: Kind,
+    /// The text.
+    pub text: String,
+}
+
+/// What a text of an answer is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// What a choice says.
+    Said,
+    /// Reasoning that the model shows.
+    Thought,
+    /// The name of a tool that is called, or its arguments.
+    Called,
+}
+
+impl Countable {
+    /// Its texts and what they are.
+    pub fn texts(&self) -> impl Iterator<Item = (Kind, &str)> {
+        let first = std::iter::once((Kind::Said, self.text.as_str()));
+        first.chain(self.beside.iter().map(|Beside { kind, text }| (*kind, text.as_str())))
+    }
+
+    /// Bytes of all text, kept or not.
+    pub fn bytes(&self) -> u64 {
+        let kept = self.texts().fold(0, |sum: usize, (_, text)| sum.saturating_add(text.len()));
+        self.bytes_beyond.saturating_add(u64::try_from(kept).unwrap_or(u64::MAX))
+    }
 }
 
 /// Reads one answer as it passes. Never fails: what it cannot read it leaves unknown.

@@ -4,6 +4,8 @@
 
 #[path = "support/replay.rs"]
 mod replay;
+#[path = "support/texts.rs"]
+mod texts;
 
 use std::io::Write;
 
@@ -66,7 +68,7 @@ fn read_usage(provider: &str, usage: &str) -> Reading {
 }
 
 fn text_of(name: &str) -> String {
-    observed(fixture(name), None, fixture(name).4, &[]).delivered().text
+    texts::texts_of(&*observed(fixture(name), None, fixture(name).4, &[]))
 }
 
 #[test]
@@ -101,7 +103,7 @@ fn responses_are_read_where_their_usage_is_and_not_where_it_looks_alike() {
     };
     assert_eq!(reading.tokens, expected);
     assert_eq!(reading.service_tier.as_deref(), Some("flex"));
-    assert_eq!(text_of("responses"), "find{\"q\":1}Hi");
+    assert_eq!(text_of("responses"), "Hi|find|{\"q\":1}");
 }
 
 #[test]
@@ -145,7 +147,7 @@ fn a_zero_is_told_and_what_stands_beside_the_top_level_is_kept() {
     assert_eq!(reading.tokens.output, Some(0));
     assert_eq!(reading.units.get("side_input_tokens"), Some(&100));
     assert_eq!(reading.units.get("side_output_tokens"), Some(&31));
-    assert_eq!(text_of("message"), "Yesf{\"a\":1}");
+    assert_eq!(text_of("message"), "Yes|f|{\"a\":1}");
 }
 
 #[test]
@@ -161,7 +163,7 @@ fn gemini_thinks_beside_its_output_and_calls_tools_beside_its_prompt() {
     };
     assert_eq!((reading.tokens, reading.anomaly), (expected, None));
     assert!(reading.is_finished);
-    assert_eq!(text_of("sse"), "One twof{\"a\":1}");
+    assert_eq!(text_of("sse"), "One two|f|{\"a\":1}");
     let array = read("array");
     assert_eq!((array.tokens.input, array.tokens.output), (Some(10), Some(8)));
     assert_eq!(text_of("array"), "One ]} \"[{two");
@@ -287,7 +289,7 @@ fn paths_say_what_an_exchange_is_whatever_upstream_they_go_to() {
 fn text_that_comes_twice_is_counted_once() {
     let text = |content_type, body: &[u8]| {
         let chat = ("", "openai", Operation::Chat, content_type, [].as_slice());
-        observed_of(chat, "perplexity", None, body, &[]).delivered().text
+        texts::texts_of(&*observed_of(chat, "perplexity", None, body, &[]))
     };
     let whole = br#"{"object":"chat.completion","choices":[{"delta":{"content":""},"message":{"content":"ab"}}]}"#;
     assert_eq!(text(JSON, whole), "ab");
@@ -301,7 +303,7 @@ data: {"object":"chat.completion.chunk","choices":[{"delta":{"content":"b"},"mes
     let both =
         br#"{"choices":[{"message":{"reasoning":"r","reasoning_content":"r","content":[{"type":"text","text":"t"}],
         "tool_calls":[{"function":{"name":"f","arguments":"{}"}}],"audio":{"data":"AAAA","transcript":"s"}}}]}"#;
-    assert_eq!(text(JSON, both), "rtsf{}");
+    assert_eq!(text(JSON, both), "ts|r|f|{}");
 }
 
 #[test]

@@ -5,6 +5,8 @@
 
 #[path = "support/prompts.rs"]
 mod prompts;
+#[path = "support/texts.rs"]
+mod texts;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -118,8 +120,8 @@ fn converse_counts_cached_tokens_beside_the_input_and_each_once() {
     assert_eq!(reading.units.get("searches"), Some(&2));
     assert_eq!(reading.service_tier.as_deref(), Some("priority"));
     assert!(reading.usage_raw.unwrap().get().starts_with(r#"{"inputTokens":40,"#));
-    let text = observer.delivered().text;
-    assert_eq!(text, "Think. Sunny, \"usage\": {\"inputTokens\": 9}. weather{\"city\": \"Lyon\"}");
+    let texts = texts::texts_of(&*observer);
+    assert_eq!(texts, "Sunny, \"usage\": {\"inputTokens\": 9}. |Think. |weather|{\"city\":\"Lyon\"}");
 }
 
 #[test]
@@ -134,7 +136,7 @@ fn a_converse_stream_is_over_with_its_metadata_and_not_before() {
     assert_eq!(reading.tokens, TokenCounts { cache_read: Some(10), ..counts(12, 7) });
     assert_eq!(reading.service_tier.as_deref(), Some("flex"));
     assert!(observer.is_terminal() && !reading.is_error && reading.anomaly.is_none());
-    assert_eq!(observer.delivered().text, "weather{\"usage\":1} hm Bonjour");
+    assert_eq!(texts::texts_of(&*observer), " Bonjour|weather|{\"usage\":1}| hm");
     let mut behind_another = streamed(&format!("initial-response {{}}\n{}", fixture("converse_stream")));
     assert_eq!(behind_another.reading().tokens, reading.tokens);
 }

@@ -4,6 +4,8 @@
 mod answers;
 #[path = "support/prompts.rs"]
 mod prompts;
+#[path = "support/texts.rs"]
+mod texts;
 
 use answers::{Answer, EVENTS, JSON, LINES, observed, read, reads_spoilt, recognised};
 use http::Method;
@@ -82,7 +84,7 @@ fn an_interaction_counts_tools_as_prompt_and_thoughts_as_output() {
     assert_eq!((reading.tokens, reading.usage, reading.anomaly), (expected, UsageSeen::Final, None));
     assert_eq!((reading.model.as_deref(), reading.service_tier.as_deref()), (Some("gemini-3-flash"), Some("flex")));
     assert_eq!(reading.units.get("searches"), Some(&2));
-    assert_eq!(observer.delivered().text, "Hmm.Said f{\"a\":1}");
+    assert_eq!(texts::texts_of(&*observer), "Said |Hmm.|f|{\"a\":1}");
     // It waits for its client, who begins another.
     assert_eq!(reading.job, Some(job("v1_a", true)));
 }

@@ -6,6 +6,8 @@
 mod prompts;
 #[path = "support/replay.rs"]
 mod replay;
+#[path = "support/texts.rs"]
+mod texts;
 
 use http::{HeaderMap, HeaderValue, Method};
 use proptest::prelude::*;
@@ -76,7 +78,7 @@ fn read(wire: &str, name: &str) -> Reading {
 }
 
 fn text(wire: &str, name: &str) -> String {
-    answer(wire, name).delivered().text
+    texts::texts_of(&*answer(wire, name))
 }
 
 fn units(reading: &Reading) -> Vec<(&str, u64)> {
@@ -94,7 +96,7 @@ fn cohere_processes_more_than_it_bills_and_both_are_told() {
     assert_eq!((chat.tokens, chat.usage, chat.anomaly), (expected, UsageSeen::Final, None));
     let billed = [("billed_input_tokens", 11), ("billed_output_tokens", 0), ("image_tokens", 259)];
     assert_eq!(units(&chat), billed);
-    assert_eq!(text("cohere", "chat.json"), "I look it up.Hm.So: \"meta\":{}find{\"q\":1}");
+    assert_eq!(text("cohere", "chat.json"), "I look it up.So: \"meta\":{}|Hm.|find|{\"q\":1}");
 }
 
 #[test]
@@ -103,7 +105,7 @@ fn cohere_streams_tell_usage_with_their_last_event_of_either_version() {
     let expected = TokenCounts { cache_read: Some(16), ..tokens(64, 9) };
     assert_eq!((stream.reading().tokens, stream.reading().usage), (expected, UsageSeen::Final));
     assert!(stream.is_terminal() && stream.reading().is_finished);
-    assert_eq!(stream.delivered().text, "Okay He said \"usage\": {}find{}");
+    assert_eq!(texts::texts_of(&*stream), " He said \"usage\": {}|Okay|find|{}");
     let mut older = answer("cohere", "chat_v1_stream.ndjson");
     assert_eq!(older.reading().tokens, tokens(206, 3));
     assert_eq!(units(&older.reading()), [("billed_input_tokens", 5), ("billed_output_tokens", 3)]);
@@ -115,7 +117,7 @@ fn cohere_streams_tell_usage_with_their_last_event_of_either_version() {
 fn what_cohere_tells_as_billed_alone_is_what_was_used() {
     let generated = read("cohere", "generate.json");
     assert_eq!((generated.tokens, generated.units.len()), (tokens(7, 6), 0));
-    assert_eq!(text("cohere", "generate.json"), "One.Two.");
+    assert_eq!(text("cohere", "generate.json"), "One.|Two.");
     let embedded = read("cohere", "embed.json");
     assert_eq!(embedded.tokens, TokenCounts { input: Some(31), ..TokenCounts::default() });
     assert_eq!(embedded.units.len(), 0);
@@ -142,7 +144,7 @@ fn ollama_tells_usage_with_its_last_line() {
     assert_eq!((reading.tokens, reading.usage), (tokens(18, 64), UsageSeen::Final));
     assert_eq!(reading.model.as_deref(), Some("qwen3:4b"));
     assert!(stream.is_terminal());
-    assert_eq!(stream.delivered().text, "Hm \"done\":true find{\"q\":1}");
+    assert_eq!(texts::texts_of(&*stream), " \"done\":true |Hm|find|{\"q\":1}");
     let raw = reading.usage_raw.unwrap();
     assert!(raw.get().contains("\"prompt_eval_count\":18") && !raw.get().contains("content"), "{raw}");
     let embedded = read("ollama", "embed.json");
@@ -175,7 +177,7 @@ fn lines_that_no_content_type_announces_are_read() {
     for cuts in [vec![], (0..body.len()).collect()] {
         let mut observer = observed(&unannounced, &HeaderMap::new(), body, &cuts);
         assert_eq!(observer.reading().tokens, tokens(18, 64));
-        assert_eq!(observer.delivered().text, "Hm \"done\":true find{\"q\":1}");
+        assert_eq!(texts::texts_of(&*observer), " \"done\":true |Hm|find|{\"q\":1}");
     }
 }
 
@@ -184,7 +186,7 @@ fn tgi_tells_usage_in_details_or_in_the_head() {
     let mut stream = answer("tgi", "generate_stream.sse");
     assert_eq!((stream.reading().tokens, stream.reading().usage), (tokens(9, 3), UsageSeen::Final));
     assert!(stream.is_terminal());
-    assert_eq!(stream.delivered().text, "Hello");
+    assert_eq!(texts::texts_of(&*stream), "Hello");
     let whole = read("tgi", "generate.json");
     assert_eq!((whole.tokens, whole.usage), (tokens(3, 2), UsageSeen::Final));
     assert!(!whole.usage_raw.unwrap().get().contains("Hel"), "details hold text, which is never kept");
@@ -206,11 +208,11 @@ fn cloudflare_tells_usage_in_its_result_or_before_the_end_of_a_stream() {
     let whole = read("cloudflare", "run.json");
     assert_eq!(whole.tokens, TokenCounts { cache_read: Some(16), reasoning: Some(30), ..tokens(27, 181) });
     assert_eq!((whole.usage, whole.is_error), (UsageSeen::Final, false));
-    assert_eq!(text("cloudflare", "run.json"), "Quack, \"usage\":{}find{\"q\":1}");
+    assert_eq!(text("cloudflare", "run.json"), "Quack, \"usage\":{}|find|{\"q\":1}");
     let mut stream = answer("cloudflare", "run_stream.sse");
     assert_eq!((stream.reading().tokens, stream.reading().usage), (tokens(51, 39), UsageSeen::Final));
     assert!(stream.is_terminal());
-    assert_eq!(stream.delivered().text, "Quack");
+    assert_eq!(texts::texts_of(&*stream), "Quack");
     let silent = br#"{"result":{"response":{"is_fruit":true}},"success":true,"errors":[]}"#;
     let mut silent = observed(fixture("cloudflare", "run.json"), &HeaderMap::new(), silent, &[]);
     assert_eq!((silent.reading().usage, silent.delivered().text.as_str()), (UsageSeen::Nothing, "{\"is_fruit\":true}"));
@@ -226,7 +228,7 @@ fn dashscope_counts_and_texts_are_cumulative() {
     assert_eq!((reading.tokens, reading.usage), (expected, UsageSeen::Final));
     assert_eq!(units(&reading), [("searches", 1)]);
     assert!(reading.is_finished && !reading.is_error);
-    assert_eq!(stream.delivered().text, "HmHello");
+    assert_eq!(texts::texts_of(&*stream), "Hello|Hm");
     let body = b"data:{\"output\":{\"text\":\"a\"}}\n\ndata:{\"output\":{\"text\":\"b\"}}\n\n";
     let pieces = observed(fixture("dashscope", "generation_stream.sse"), &HeaderMap::new(), body, &[]);
     assert_eq!(pieces.delivered().text, "ab");

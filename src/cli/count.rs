@@ -15,7 +15,7 @@ use crate::operation::Operation;
 use crate::proxy::upstream;
 use crate::tokenizer::calibration::{Calibration, Key};
 use crate::tokenizer::measured::{Measured, Rule, measure};
-use crate::tokenizer::{self, Estimated, Parts};
+use crate::tokenizer::{self, Estimated};
 use crate::usage::Estimate;
 use crate::wires::prompt::Prompt;
 use crate::wires::{self, Wire, shape};
@@ -167,7 +167,7 @@ impl Count {
         };
         let operation = operation.unwrap_or(Operation::TextCompletion);
         let key = Key { upstream: any.name.clone(), model: self.model.clone(), operation };
-        tokenizer::estimate(&Parts { prompt: Some(measured), answer: None }, 0, &learned, &key, true)
+        tokenizer::estimate(&tokenizer::Parts { prompt: Some(measured), answer: None }, 0, &learned, &key, true)
     }
 }
 

@@ -22,8 +22,6 @@ use queue::Queue;
 const QUEUE_CALLS_MAX: usize = 1024;
 /// Marks of open calls that may wait beside them; beyond it a mark is left out, and the next covers what it would have.
 const QUEUE_MARKS_MAX: usize = 1024;
-/// Where more of them wait, text is measured and not counted.
-const MARKS_HURRY_ABOVE: usize = 128;
 /// Bytes of requests and answers that may wait to be counted, where nothing else is said.
 pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -176,10 +174,9 @@ impl Worker {
                 Job::Count(job) if is_late => commit_by_length(&self.books, &self.learning, *job),
                 Job::Count(job) => commit(&self.books, job.count(&self.learning)),
                 Job::Mark(mark) => {
-                    let waiting = self.marks_waiting.fetch_sub(1, Ordering::Relaxed);
+                    self.marks_waiting.fetch_sub(1, Ordering::Relaxed);
                     if !mark.is_late() {
-                        let is_in_a_hurry = is_late || waiting > MARKS_HURRY_ABOVE;
-                        note(&self.books, &mark.count(&self.books.tokenizers, is_in_a_hurry));
+                        note(&self.books, &mark.measure());
                     }
                 }
             }

@@ -15,12 +15,13 @@ use arc_swap::ArcSwap;
 
 use super::HeldPrompt;
 use super::verdict::{self, Counted};
-use crate::ids::Provider;
+use crate::ids::{Provider, UpstreamName};
 use crate::operation::Operation;
 use crate::record::Record;
 use crate::tokenizer::calibration::{self, Calibration, KEYS_MAX, Key, Row, SATURATED_FROM, key_hash};
+use crate::tokenizer::completions::Answered;
 use crate::tokenizer::measured::measure;
-use crate::tokenizer::{self, Estimated, Tokenizers};
+use crate::tokenizer::{self, Counter, Estimated, Tokenizers};
 use crate::usage::{Outcome, TokenCounts};
 use crate::wires::prompt::Prompt;
 use crate::wires::{Countable, Observer, Wire};
@@ -126,18 +127,24 @@ impl Learning {
         }
     }
 
+    /// What counts the texts of a call.
+    pub(super) fn counter<'a>(&'a self, upstream: &UpstreamName, model: &'a str) -> Counter<'a> {
+        self.shared.tokenizers.counter(upstream.as_str(), model)
+    }
+
     /// Counts `prompt` and `delivered`, each `None` where `record` knows that part, and corrects what was counted by what
-    /// was learned. Slow, but for lengths alone.
+    /// was learned. `is_whole`: the answer came to its end. Slow, but for a counter of lengths.
     pub(super) fn estimate(
         &self,
         record: &Record,
         prompt: Option<&Prompt>,
         delivered: Option<&Countable>,
+        is_whole: bool,
+        counter: &Counter<'_>,
     ) -> Estimated {
-        let (model, provider) = (record.model.as_deref().unwrap_or_default(), record.provider.as_str());
-        let counter = self.shared.tokenizers.counter(record.upstream.as_str(), model);
-        let parts = tokenizer::count_parts(prompt, delivered, record.operation, &counter, provider);
-        let (known, key, is_whole) = (record.tokens.total(), key(record), record.outcome == Outcome::Completed);
+        let answered = Answered { operation: record.operation, is_whole };
+        let parts = tokenizer::count_parts(prompt, delivered, answered, counter, record.provider.as_str());
+        let (known, key) = (record.tokens.total(), key(record));
         if parts.are_by_length() {
             // Nothing corrects these, and the data path may be who asks.
             return tokenizer::estimate(&parts, known, &Calibration::default(), &key, is_whole);
@@ -262,10 +269,11 @@ fn learn(shared: &Shared, lesson: Lesson) {
         return;
     }
     let counter = shared.tokenizers.counter(key.upstream.as_str(), &model);
+    let answered = Answered { operation: key.operation, is_whole: true };
     let measured = measure(&prompt, key.operation, &counter, provider.as_str());
     let delivered = observer.filter(|_| key.operation != Operation::Embeddings).map(|observer| observer.delivered());
     let delivered = delivered.filter(|delivered| delivered.bytes_beyond == 0);
-    let generated = delivered.map(|delivered| tokenizer::generated(&delivered, &counter));
+    let generated = delivered.map(|delivered| tokenizer::generated(&delivered, answered, &counter));
     let lesson = calibration::Lesson {
         prompt: &measured,
         prompt_tokens: reported.input_total(),

@@ -1,22 +1,22 @@
 //! Progress: what an open call has brought so far, noted about once a second, so that a call whose process dies is
 //! recorded with what was delivered.
 //!
-//! On the data path a mark is a copy of what came since the last; the counting thread looks into it and puts it into the
-//! journal. What a mark had no place for is in the next.
+//! On the data path a mark is a copy of what came since the last; the counting thread measures it, by its length alone,
+//! and puts it into the journal: nobody loads a tokenizer's tables for a call that will report its own usage. What a
+//! mark had no place for is in the next.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Moment;
-use super::settlement::{Draft, length_of};
+use super::settlement::Draft;
 use super::verdict::{self, Counted};
-use crate::ids::UpstreamName;
 use crate::operation::Operation;
 use crate::record::Progress;
-use crate::tokenizer::Tokenizers;
+use crate::tokenizer::lengths::Lengths;
 use crate::usage::{Anomaly, TokenCounts};
 use crate::wires::delivered::{Bookmark, Unread};
-use crate::wires::{Consumption, Countable, Observer, UsageSeen};
+use crate::wires::{Consumption, Observer, UsageSeen};
 
 /// How far marks are apart, and the first from the answer's first byte.
 const MARK_EVERY: Duration = Duration::from_secs(1);
@@ -39,11 +39,11 @@ pub(super) struct Reached {
     tokens: TokenCounts,
 }
 
-/// What the counting thread has counted of a call's text.
+/// What the counting thread has measured of a call's text.
 #[derive(Debug, Default)]
 struct Tally {
-    /// Tokens that were counted, bytes that were only measured.
-    tokens: u64,
+    /// Text by what it is made of, bytes of what nobody looked into.
+    lengths: Lengths,
     bytes: u64,
     /// Both, with their share in what was not kept.
     delivered: [u64; 2],
@@ -52,7 +52,6 @@ struct Tally {
 /// A mark on its way to the counting thread.
 pub(super) struct Mark {
     progress: Progress,
-    upstream: UpstreamName,
     /// The text behind the last mark, where text is to be counted.
     unread: Option<Unread>,
     tally: Arc<Mutex<Tally>>,
@@ -119,8 +118,7 @@ pub(super) fn mark(draft: &mut Draft, observer: &mut dyn Observer) -> Option<(Bo
         delivered_tokens: 0,
         delivered_bytes: 0,
     };
-    let (upstream, tally) = (draft.intent.upstream.clone(), Arc::clone(&draft.marks.tally));
-    Some((Box::new(Mark { progress, upstream, unread, tally }), reached))
+    Some((Box::new(Mark { progress, unread, tally: Arc::clone(&draft.marks.tally) }), reached))
 }
 
 impl Mark {
@@ -134,21 +132,15 @@ impl Mark {
         Arc::strong_count(&self.tally) == 1
     }
 
-    /// Counts the text that is new, or measures it where there is no time for more. Slow: not for the data path.
-    pub(super) fn count(self, tokenizers: &Tokenizers, is_in_a_hurry: bool) -> Progress {
-        let Self { mut progress, upstream, unread, tally } = self;
+    /// Measures the text that is new. Parses it: not for the data path.
+    pub(super) fn measure(self) -> Progress {
+        let Self { mut progress, unread, tally } = self;
         let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(unread) = unread {
-            let Countable { text, bytes_beyond, .. } = unread.text();
-            if is_in_a_hurry {
-                tally.bytes = tally.bytes.saturating_add(length_of(text.as_bytes()));
-            } else {
-                let model = progress.model.as_deref().unwrap_or_default();
-                let counted = tokenizers.counter(upstream.as_str(), model).count(&text);
-                tally.tokens = tally.tokens.saturating_add(counted.tokens);
-            }
-            tally.bytes = tally.bytes.saturating_add(bytes_beyond);
-            tally.delivered = [tally.tokens, tally.bytes].map(|known| unread.whole(known));
+            let text = unread.text();
+            text.texts().for_each(|(_, text)| tally.lengths.add(text));
+            tally.bytes = tally.bytes.saturating_add(text.bytes_beyond);
+            tally.delivered = [tally.lengths.tokens(), tally.bytes].map(|known| unread.whole(known));
         }
         [progress.delivered_tokens, progress.delivered_bytes] = tally.delivered;
         progress

@@ -5,8 +5,10 @@ use std::time::Duration;
 use crate::ids::NodeId;
 use crate::operation::Operation;
 use crate::record::{CostByKind, Intent, Progress, Record};
+use crate::tokenizer::Counter;
+use crate::tokenizer::completions::{self, Answered};
 use crate::usage::{Anomaly, Estimate, Outcome, Provenance, TokenCounts, Units};
-use crate::wires::delivered::Delivered;
+use crate::wires::delivered::{Bookmark, Delivered};
 use crate::wires::prompt::Prompt;
 use crate::wires::{Consumption, Countable, Observer, Reading, UsageSeen, Wire};
 
@@ -64,6 +66,12 @@ pub(super) struct CountJob {
     prompt: HeldPrompt,
     observer: Option<Box<dyn Observer>>,
     body_bytes: u64,
+    /// Whether the answer came to its end.
+    is_whole: bool,
+    /// How much of it the client got, where it was finished without.
+    client_left_at: Option<Bookmark>,
+    /// The provider told all: only what was delivered is to be counted.
+    is_reported: bool,
 }
 
 /// An answer that is longer and of which no text was found was too long to be read, not empty.
@@ -80,6 +88,7 @@ pub(super) fn settle(
 ) -> Settlement {
     let reading = ending.observer.as_mut().map_or_else(Reading::default, |observer| observer.reading());
     let is_whole = ending.is_whole || outcome == Outcome::Completed;
+    let is_finished = (is_whole && !reading.is_error) || reading.is_finished;
     let outcome = match outcome {
         Outcome::Completed if draft.status.is_some_and(|status| status >= 400) => Outcome::UpstreamError,
         Outcome::Completed if reading.is_error => Outcome::UpstreamCut,
@@ -115,17 +124,29 @@ pub(super) fn settle(
     record.anomaly = reading.anomaly.or(is_unreadable.then_some(Anomaly::Unreadable));
     record.time_to_first_byte_ms = draft.first_byte.map(milliseconds);
     record.duration_ms = milliseconds(ended.instant.saturating_duration_since(draft.began.instant));
-    let Some(provenance) = provenance else {
+    let client_left_at = ending.client_left_at.filter(|_| {
+        draft.consumption == Consumption::Now
+            && record.operation != Operation::Embeddings
+            && verdict::counted_here(record.operation) == Counted::Tokens
+    });
+    let is_reported = provenance == Some(Provenance::Reported) && mark.is_none();
+    let is_delivery_open = is_reported
+        && record.tokens.output.is_some_and(|output| output > 0)
+        && client_left_at.as_ref().is_some_and(|left| {
+            ending.observer.as_ref().and_then(|observer| observer.kept()).is_some_and(|kept| kept.has_more(left))
+        });
+    if provenance.is_none() || is_delivery_open {
         let (observer, body_bytes) = (ending.observer, ending.body_bytes);
-        let job = CountJob { record, wire: draft.wire, prompt: draft.prompt, observer, body_bytes };
+        let (wire, prompt, is_whole) = (draft.wire, draft.prompt, is_finished);
+        let job = CountJob { record, wire, prompt, observer, body_bytes, is_whole, client_left_at, is_reported };
         return Settlement::Count(Box::new(job));
-    };
-    record.provenance = provenance;
-    if provenance == Provenance::Unknown {
+    }
+    record.provenance = provenance.unwrap_or(Provenance::Unknown);
+    if record.provenance == Provenance::Unknown {
         record.units.extend(ending.units);
     }
     let is_lesson = is_told
-        && provenance == Provenance::Reported
+        && record.provenance == Provenance::Reported
         && learning::is_exemplary(&record)
         && learning.may_teach(&record, &draft.prompt, ended.instant);
     let lesson = is_lesson.then(|| Lesson::new(&record, draft.wire, draft.prompt, ending.observer));
@@ -164,14 +185,18 @@ impl CountJob {
 
     /// Fills in what the provider did not report. Slow: up to half a second a megabyte.
     pub(super) fn count(self, learning: &Learning) -> Record {
+        let model = self.record.model.clone().unwrap_or_default();
+        let counter = learning.counter(&self.record.upstream, &model);
+        if self.is_reported {
+            return self.deliver(&counter);
+        }
         let body = self.prompt.slices.as_ref().map(|slices| slices.concat());
         let prompt = body.and_then(|body| self.wire.prompt(self.record.operation, &body));
         if verdict::counted_here(self.record.operation) == Counted::Characters {
             return self.count_characters(prompt.as_ref());
         }
         let prompt = prompt.unwrap_or_else(|| Prompt::of_length(self.prompt.bytes));
-        let delivered = self.observer.as_ref().map(|observer| observer.delivered()).unwrap_or_default();
-        self.fill_in(&prompt, &delivered, learning)
+        self.fill_in(&prompt, learning, &counter)
     }
 
     /// The same by lengths alone: what is left when the counting queue is full.
@@ -179,10 +204,36 @@ impl CountJob {
         if verdict::counted_here(self.record.operation) == Counted::Characters {
             return self.count_characters(None);
         }
+        let model = self.record.model.clone().unwrap_or_default();
+        let counter = Counter::by_length(&model);
+        if self.is_reported {
+            return self.deliver(&counter);
+        }
         let prompt = Prompt::of_length(self.prompt.bytes);
+        self.fill_in(&prompt, learning, &counter)
+    }
+
+    /// The record of a call that was finished for the provider's own number: what the client got of it is counted.
+    fn deliver(mut self, counter: &Counter<'_>) -> Record {
+        self.record.provenance = Provenance::Reported;
         let delivered = self.observer.as_ref().map(|observer| observer.delivered()).unwrap_or_default();
-        let delivered = by_length(length_of(delivered.text.as_bytes()).saturating_add(delivered.bytes_beyond));
-        self.fill_in(&prompt, &delivered, learning)
+        self.record.delivered_output = self.delivered_output(&delivered, counter);
+        self.record
+    }
+
+    /// Output tokens of the text that had come when the client left; `None` where that was all of it, or where it counts
+    /// the same. It is never more than all of it.
+    fn delivered_output(&self, all: &Countable, counter: &Counter<'_>) -> Option<u64> {
+        let left_at = self.client_left_at.as_ref()?;
+        let billed = self.record.tokens.output?;
+        let kept = self.observer.as_ref().and_then(|observer| observer.kept());
+        let delivered = kept.map(|kept| kept.read_until(left_at)).unwrap_or_default();
+        if delivered.bytes() > 0 && delivered.bytes() >= all.bytes() {
+            return None;
+        }
+        let answered = Answered { operation: self.record.operation, is_whole: false };
+        let tokens = completions::measure_completion(&delivered, answered, counter).tokens;
+        Some(tokens).filter(|tokens| *tokens < billed)
     }
 
     /// Speech is billed by the characters of its text; of a text that was not held nobody can say how many it had.
@@ -203,41 +254,38 @@ impl CountJob {
         record
     }
 
-    fn fill_in(self, prompt: &Prompt, delivered: &Countable, learning: &Learning) -> Record {
-        let Self { mut record, observer, body_bytes, .. } = self;
-        let is_partial = !record.tokens.is_empty();
-        if !is_partial && *delivered == Countable::default() && observer.is_some_and(|mut it| it.reading().is_error) {
+    fn fill_in(mut self, prompt: &Prompt, learning: &Learning, counter: &Counter<'_>) -> Record {
+        let mut delivered = self.observer.as_ref().map(|observer| observer.delivered()).unwrap_or_default();
+        let is_partial = !self.record.tokens.is_empty();
+        let is_nothing = delivered == Countable::default();
+        let is_error = self.observer.as_mut().is_some_and(|observer| observer.reading().is_error);
+        if !is_partial && is_nothing && is_error {
             // An error under a status of 200, before anything was generated.
-            record.provenance = Provenance::None;
-            return record;
+            self.record.provenance = Provenance::None;
+            return self.record;
         }
+        let record = &mut self.record;
         let prompt = record.tokens.input.is_none().then_some(prompt);
         let has_output = record.operation != Operation::Embeddings;
-        let is_unread = record.anomaly == Some(Anomaly::Unreadable) || body_bytes > READABLE_BYTES;
-        let length = by_length(body_bytes);
-        let delivered = if is_unread && has_output && *delivered == Countable::default() {
+        let is_unread = record.anomaly == Some(Anomaly::Unreadable) || self.body_bytes > READABLE_BYTES;
+        if is_unread && has_output && is_nothing {
             record.anomaly = record.anomaly.or(Some(Anomaly::Unreadable));
-            &length
-        } else {
-            delivered
-        };
-        let delivered = (has_output && record.tokens.output.is_none()).then_some(delivered);
-        let estimated = learning.estimate(&record, prompt, delivered);
+            delivered = by_length(self.body_bytes);
+        }
+        let answer = (has_output && record.tokens.output.is_none()).then_some(&delivered);
+        let estimated = learning.estimate(record, prompt, answer, self.is_whole, counter);
         record.tokens.input = record.tokens.input.or(estimated.input);
         record.tokens.output = record.tokens.output.or(estimated.output);
         record.estimate = Some(estimated.estimate);
         record.provenance = if is_partial { Provenance::Partial } else { Provenance::Estimated };
-        record
+        self.record.delivered_output = self.delivered_output(&delivered, counter);
+        self.record
     }
 }
 
 /// A text of which only the length is known.
 fn by_length(bytes: u64) -> Countable {
     Countable { bytes_beyond: bytes, ..Countable::default() }
-}
-
-pub(super) fn length_of(bytes: &[u8]) -> u64 {
-    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
 /// The record of a call whose process died: what its answer had brought by the last mark, if there is one, its prompt by
@@ -260,8 +308,8 @@ pub(super) fn orphan(intent: Intent, progress: Option<Progress>, found: Moment, 
         record.service_tier = progress.service_tier;
         record.anomaly = progress.anomaly;
         is_reported = progress.is_reported;
-        let (tokens, bytes_beyond) = (progress.delivered_tokens, progress.delivered_bytes);
-        delivered = Some(Countable { bytes_beyond, tokens, ..Countable::default() });
+        let measured = completions::of_vendor(progress.delivered_tokens, record.model.as_deref().unwrap_or_default());
+        delivered = Some(Countable { tokens: measured, ..by_length(progress.delivered_bytes) });
     }
     let is_error = record.status.is_some_and(|status| status >= 400);
     let prompt = body_bytes.filter(|_| record.tokens.input.is_none()).map(Prompt::of_length);
@@ -272,7 +320,9 @@ pub(super) fn orphan(intent: Intent, progress: Option<Progress>, found: Moment, 
     } else if is_reported {
         Provenance::Reported
     } else if is_counted_here && (prompt.is_some() || delivered.is_some() || is_partial) {
-        let estimated = learning.estimate(&record, prompt.as_ref(), delivered.as_ref());
+        let model = record.model.clone().unwrap_or_default();
+        let counter = Counter::by_length(&model);
+        let estimated = learning.estimate(&record, prompt.as_ref(), delivered.as_ref(), false, &counter);
         record.tokens.input = record.tokens.input.or(estimated.input);
         record.tokens.output = record.tokens.output.or(estimated.output);
         record.estimate = Some(estimated.estimate);

@@ -1,5 +1,6 @@
 //! What counts, and what was counted before.
 
+mod delivered;
 mod orphans;
 
 use std::path::Path;

@@ -35,9 +35,10 @@ impl Background {
     }
 
     /// Reads the rest of `body` for `watch`.
-    pub(crate) fn finish_body(self: Arc<Self>, body: Incoming, watch: Watch) {
+    pub(crate) fn finish_body(self: Arc<Self>, body: Incoming, mut watch: Watch) {
         match self.permit() {
             Some(permit) => {
+                watch.client_left();
                 let this = Arc::clone(&self);
                 let finishing = async move {
                     drop(tokio::time::timeout(this.timeout, this.read_to_end(body, watch)).await);
@@ -69,7 +70,8 @@ impl Background {
             let finishing = async {
                 match answer.await {
                     Ok(response) => {
-                        let watch = watch(&response, call);
+                        let mut watch = watch(&response, call);
+                        watch.client_left();
                         this.read_to_end(response.into_body(), watch).await;
                     }
                     // Nobody can say what the call cost: it is counted as far as it can be.

@@ -12,12 +12,15 @@ use crate::journal::Appended;
 use crate::meter::{Ending, OpenCall};
 use crate::usage::{Outcome, Units};
 use crate::wires::Observer;
+use crate::wires::delivered::{Bookmark, Delivered};
 
 /// A call and the reader of its answer. Dropped before it is closed, its client has left: what was read is known.
 pub(crate) struct Watch {
     call: Option<OpenCall>,
     look: Look,
     has_ended: bool,
+    /// How far what is read had come when the client left; `None` while it is there.
+    client_left_at: Option<Bookmark>,
     /// Wakes a stream that has stalled behind its last mark.
     mark_timer: Option<Pin<Box<Sleep>>>,
 }
@@ -64,7 +67,7 @@ pub(crate) fn units_of(request_bytes: u64, response_bytes: u64) -> Units {
 
 impl Watch {
     pub(crate) fn new(call: OpenCall, look: Look) -> Self {
-        Self { call: Some(call), look, has_ended: false, mark_timer: None }
+        Self { call: Some(call), look, has_ended: false, client_left_at: None, mark_timer: None }
     }
 
     /// Reads `chunk`; true when it held the answer's terminal event.
@@ -106,6 +109,13 @@ impl Watch {
         }
     }
 
+    /// Notes that the client has left, and what it had got by then: the rest is read without it.
+    pub(crate) fn client_left(&mut self) {
+        if let Look::Read(Reader { observer, .. }) = &self.look {
+            self.client_left_at = Some(observer.kept().map(Delivered::bookmark).unwrap_or_default());
+        }
+    }
+
     /// Notes that the whole answer was read, although its client had left.
     pub(crate) fn has_ended(&mut self) {
         self.has_ended = true;
@@ -118,12 +128,13 @@ impl Watch {
 
     fn settle(&mut self, outcome: Outcome) -> Option<Appended> {
         let call = self.call.take()?;
-        let is_whole = self.has_ended;
+        let (is_whole, client_left_at) = (self.has_ended, self.client_left_at.take());
         let ending = match std::mem::replace(&mut self.look, Look::Away) {
             Look::Read(Reader { mut framer, mut observer }) => {
                 framer.end(&mut |unit| show(&mut *observer, unit));
                 let (is_unreadable, body_bytes) = (framer.unreadable(), framer.bytes());
-                Ending { observer: Some(observer), is_whole, is_unreadable, body_bytes, ..Ending::default() }
+                let observer = Some(observer);
+                Ending { observer, is_whole, is_unreadable, body_bytes, client_left_at, ..Ending::default() }
             }
             Look::Count(passed) => Ending { units: passed.units(), ..Ending::default() },
             Look::Away => Ending::default(),

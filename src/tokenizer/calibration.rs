@@ -55,10 +55,12 @@ pub fn key_hash(upstream: &UpstreamName, model: &str, operation: Operation) -> u
 /// The text of an answer as it was counted.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Generated {
-    /// Tokens of its text, the arguments of calls included.
+    /// Tokens of its text, the arguments of calls included, and of what its vendor counts around them.
     pub tokens: u64,
     /// Calls in it.
     pub calls: u64,
+    /// So many more may have been thought out of sight.
+    pub hidden: u64,
     /// How they were counted, as in [`Measured::method`].
     pub method: &'static str,
     /// How well its tokenizer is known.
@@ -186,7 +188,9 @@ impl Calibration {
             Prediction { tokens: generated.tokens, low, high, observations: 0 }
         };
         let cut = ruled(prior_share(generated.rule, generated.method));
-        let Some(learned) = learned else { return cut };
+        let Some(learned) = learned else {
+            return Prediction { high: cut.high.saturating_add(generated.hidden), ..cut };
+        };
         let tokens = learned.answer(generated);
         let (low, high) = learned.answer_share().unwrap_or(SCALED_PRIOR).around(tokens);
         if is_whole {

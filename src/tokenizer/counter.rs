@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use super::encodings::Tokenizer;
+use super::lengths;
 
 /// Longest text that is encoded in one piece. Encoding takes more than linear time in hostile text, and a regular
 /// expression gives up on a million blanks; at 16 KiB both are bounded, natural text counts the same as in one piece,
@@ -37,6 +38,11 @@ pub struct Counter<'a> {
 impl<'a> Counter<'a> {
     pub(super) fn new(tokenizer: &'a dyn Tokenizer, model: &'a str, bytes_max: usize) -> Self {
         Self { tokenizer, model, bytes_left: Cell::new(bytes_max), seen: Cell::default() }
+    }
+
+    /// Counts by length alone: no tables are loaded.
+    pub fn by_length(model: &'a str) -> Self {
+        Self::new(&lengths::BY_KIND, model, usize::MAX)
     }
 
     /// The model that is called.

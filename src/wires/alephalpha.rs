@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::answer::{Answer, excerpt};
 use super::delivered::Text;
-use super::object::Object;
+use super::object::{Count, Object};
 use super::prompt::{Draft, Prompt};
 use super::told::Told;
 use super::{CredentialHeader, Exchange, Observer, Wire, asked};
@@ -138,8 +138,10 @@ fn read(answer: &mut Answer, unit: &[u8]) {
 
 fn read_text(unit: &[u8], text: &mut Text) {
     let Some(object) = Object::parse(unit) else { return };
+    text.of_choice(object.count("index"));
     text.push_raw(object.get("completion"));
-    for completion in object.objects("completions") {
+    for (choice, completion) in (0..).zip(object.objects("completions")) {
+        text.of_choice(Count::Of(choice));
         text.push_raw(completion.get("completion"));
     }
 }

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use super::counts::{self, CountRequest};
 use super::delivered::{Delivered, Text};
-use super::object::Object;
+use super::object::{Count, Object};
 use super::prompt::Prompt;
 use super::told::{Cached, Told};
 use super::{Consumption, CredentialHeader, Exchange, Observer, Reading, UsageSeen, Wire, markers};
@@ -311,11 +311,19 @@ impl Observer for Messages {
 fn read_text(unit: &[u8], text: &mut Text) {
     let Some(object) = Object::parse(unit) else { return };
     // A whole message; a started one has no content yet.
-    let blocks = object.objects("content");
-    for block in blocks.chain(object.object("content_block")).chain(object.object("delta")) {
-        for name in ["text", "thinking", "partial_json", "name", "input"] {
-            // The input of a call that is just beginning is empty, and said later.
-            text.push_raw(block.get(name).filter(|piece| piece.get() != "{}"));
-        }
+    for (number, block) in (0..).zip(object.objects("content")) {
+        read_block(&block, Count::Of(number), text);
     }
+    for block in [object.object("content_block"), object.object("delta")].into_iter().flatten() {
+        read_block(&block, object.count("index"), text);
+    }
+}
+
+/// A block of content, or a piece of one.
+fn read_block(block: &Object<'_>, number: Count, text: &mut Text) {
+    text.push_raw(block.get("text"));
+    text.think(block.get("thinking"));
+    // The input of a call that is just beginning is empty, and said later.
+    let input = block.get("input").filter(|input| input.get() != "{}");
+    text.call(number, block.get("name"), block.get("partial_json").or(input));
 }

@@ -139,7 +139,8 @@ fn read_text(unit: &[u8], text: &mut Text) {
         // Newer models answer in OpenAI's shape.
         for choice in holder.objects("choices") {
             let Some(message) = choice.object("delta").or_else(|| choice.object("message")) else { continue };
-            text.push_raw(message.get("reasoning_content"));
+            text.of_choice(choice.count("index"));
+            text.think(message.get_any(&["reasoning_content", "reasoning"]));
             text.push_raw(message.get("content"));
             read_calls(&message, text);
         }
@@ -148,10 +149,8 @@ fn read_text(unit: &[u8], text: &mut Text) {
 
 fn read_calls(holder: &Object<'_>, text: &mut Text) {
     for call in holder.objects("tool_calls") {
-        let function = call.object("function");
-        for holder in function.iter().chain([&call]) {
-            text.push_raw(holder.get("name"));
-            text.push_raw(holder.get("arguments"));
-        }
+        let number = call.count("index");
+        let function = call.object("function").unwrap_or(call);
+        text.call(number, function.get("name"), function.get("arguments"));
     }
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::answer::Answer;
 use super::asked::Places;
 use super::delivered::Text;
-use super::object::Object;
+use super::object::{Count, Object};
 use super::prompt::Prompt;
 use super::told::Told;
 use super::{CredentialHeader, Exchange, Observer, Wire, asked, markers};
@@ -183,29 +183,27 @@ fn read_text(unit: &[u8], text: &mut Text) {
         return;
     }
     text.push_raw(object.get("text"));
-    for generation in object.objects("generations") {
+    for (choice, generation) in (0..).zip(object.objects("generations")) {
+        text.of_choice(Count::Of(choice));
         text.push_raw(generation.get("text"));
     }
-    read_calls(&object, text);
+    read_calls(&object, Count::Absent, text);
     let message = object.object("delta").and_then(|delta| delta.object("message")).or_else(|| object.object("message"));
     let Some(message) = message else { return };
     text.push_raw(message.get("tool_plan"));
     // A stream has one part at a time, a whole answer an array of them.
     for part in message.objects("content").chain(message.object("content")) {
-        text.push_raw(part.get("thinking"));
+        text.think(part.get("thinking"));
         text.push_raw(part.get("text"));
     }
-    read_calls(&message, text);
+    read_calls(&message, object.count("index"), text);
 }
 
-/// Version 2 has functions with arguments, version 1 names with parameters.
-fn read_calls(holder: &Object<'_>, text: &mut Text) {
-    for call in holder.objects("tool_calls").chain(holder.object("tool_calls")) {
-        let function = call.object("function");
-        for holder in function.iter().chain([&call]) {
-            for name in ["name", "arguments", "parameters"] {
-                text.push_raw(holder.get(name));
-            }
-        }
+/// Version 2 has functions with arguments, version 1 names with parameters. An event has one call, of that number.
+fn read_calls(holder: &Object<'_>, number: Count, text: &mut Text) {
+    let whole = holder.objects("tool_calls").map(|call| (Count::Absent, call));
+    for (number, call) in whole.chain(holder.object("tool_calls").map(|call| (number, call))) {
+        let function = call.object("function").unwrap_or(call);
+        text.call(number, function.get("name"), function.get_any(&["arguments", "parameters"]));
     }
 }

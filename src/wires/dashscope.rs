@@ -159,17 +159,19 @@ fn read_text(unit: &[u8], text: &mut Text) {
     let Some(output) = Object::parse(unit).and_then(|object| object.object("output")) else { return };
     let mut piece = Text::default();
     piece.push_raw(output.get("text"));
-    for message in output.objects("choices").filter_map(|choice| choice.object("message")) {
-        piece.push_raw(message.get("reasoning_content"));
+    for choice in output.objects("choices") {
+        let Some(message) = choice.object("message") else { continue };
+        piece.of_choice(choice.count("index"));
+        piece.think(message.get("reasoning_content"));
         match message.get("content") {
             Some(parts) if parts.get().starts_with('[') => {
                 message.objects("content").for_each(|part| piece.push_raw(part.get("text")));
             }
             content => piece.push_raw(content),
         }
-        for function in message.objects("tool_calls").filter_map(|call| call.object("function")) {
-            piece.push_raw(function.get("name"));
-            piece.push_raw(function.get("arguments"));
+        for call in message.objects("tool_calls") {
+            let Some(function) = call.object("function") else { continue };
+            piece.call(call.count("index"), function.get("name"), function.get("arguments"));
         }
     }
     text.push_or_replace(piece);

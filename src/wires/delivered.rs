@@ -5,16 +5,14 @@
 
 use std::fmt;
 
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::Countable;
-use super::object::string;
+use super::lanes::{self, Lanes};
+use super::object::Count;
 
 /// Bytes kept of units, some 2,000 of a stream. It bounds what a long stream holds.
 const KEPT_BYTES_MAX: usize = 64 << 10;
-/// Bytes of text put together for counting, some 16,000 tokens; beyond them only their number is known.
-const TEXT_BYTES_MAX: usize = 64 << 10;
 /// Bytes compared at once.
 const STRIDE: usize = 16;
 
@@ -45,17 +43,17 @@ struct Likeness {
     difference: usize,
 }
 
-/// Text found so far.
+/// Text found so far: of an answer, or of a prompt.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Text(Countable);
+pub(super) struct Text(Lanes);
 
 /// How far the text of an answer was taken up, to be counted while more of it comes.
 #[derive(Clone, Default)]
 pub struct Bookmark {
     kept: usize,
     differences: usize,
-    text_bytes: usize,
-    text_bytes_beyond: u64,
+    text: lanes::Reached,
+    known_bytes: u64,
     bytes_beyond: u64,
     /// The unit that was the last: the next is like it.
     last: Vec<u8>,
@@ -73,40 +71,29 @@ pub struct Unread {
 }
 
 impl Text {
-    /// Appends a piece of text; a value that is no string counts as the JSON it is, null as nothing.
-    pub(super) fn push(&mut self, value: &Value) {
-        match value {
-            Value::Null => {}
-            Value::String(text) => self.push_str(text),
-            Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => self.push_str(&value.to_string()),
-        }
+    /// What follows is of that choice, the first where none is told.
+    pub(super) fn of_choice(&mut self, choice: Count) {
+        self.0.of_choice(if let Count::Of(choice) = choice { choice } else { 0 });
     }
 
-    /// The same of a value still raw, which may be absent: cheaper, for what a long stream does often.
+    /// Appends a piece of text; a value that is no string counts as the JSON it is; nothing where it is absent or null.
     pub(super) fn push_raw(&mut self, raw: Option<&RawValue>) {
-        let Some(raw) = raw else { return };
-        match string(raw) {
-            Some(text) => self.push_str(&text),
-            None => self.push_str(raw.get()),
-        }
+        self.0.say_raw(raw);
     }
 
-    /// Appends a piece of text.
-    pub(super) fn push_str(&mut self, text: &str) {
-        let room = TEXT_BYTES_MAX.saturating_sub(self.0.text.len());
-        let kept = text.floor_char_boundary(room);
-        let (kept, beyond) = text.split_at_checked(kept).unwrap_or((text, ""));
-        self.0.text.push_str(kept);
-        self.0.bytes_beyond = self.0.bytes_beyond.saturating_add(length(beyond.len()));
+    /// Appends a piece of reasoning that the model shows.
+    pub(super) fn think(&mut self, raw: Option<&RawValue>) {
+        self.0.think_raw(raw);
+    }
+
+    /// Appends to the name and the arguments of a call; without a number a name begins another.
+    pub(super) fn call(&mut self, number: Count, name: Option<&RawValue>, arguments: Option<&RawValue>) {
+        self.0.call(if let Count::Of(number) = number { Some(number) } else { None }, name, arguments);
     }
 
     /// Takes up an event's text: more text, or all text so far, where the provider repeats it in each event.
     pub(super) fn push_or_replace(&mut self, event: Self) {
-        if event.0.text.starts_with(&self.0.text) {
-            *self = event;
-        } else {
-            self.push_str(&event.0.text);
-        }
+        self.0.take_or_replace(event.0);
     }
 }
 
@@ -164,43 +151,49 @@ impl Delivered {
 
     /// All text so far.
     pub(super) fn countable(&self) -> Countable {
-        let mut text = self.text.clone();
-        read_units(self.read, &self.kept, &self.differences, Vec::new(), &mut text);
-        let known = length(text.0.text.len()).saturating_add(text.0.bytes_beyond);
-        text.0.bytes_beyond = text.0.bytes_beyond.saturating_add(scaled(known, self.bytes_beyond, self.known_bytes));
-        text.0
+        self.read_until(&self.bookmark())
+    }
+
+    /// How far it has come.
+    pub fn bookmark(&self) -> Bookmark {
+        Bookmark {
+            kept: self.kept.len(),
+            differences: self.differences.len(),
+            text: self.text.0.reached(),
+            known_bytes: self.known_bytes,
+            bytes_beyond: self.bytes_beyond,
+            last: self.last.clone(),
+        }
+    }
+
+    /// Whether anything came behind `from`.
+    pub fn has_more(&self, from: &Bookmark) -> bool {
+        self.kept.len() > from.kept || self.text.0.has_more(&from.text) || self.bytes_beyond > from.bytes_beyond
+    }
+
+    /// The text that had come by `to`. Slow: not for the data path.
+    pub fn read_until(&self, to: &Bookmark) -> Countable {
+        let mut text = Text(self.text.0.until(&to.text));
+        let kept = self.kept.get(..to.kept).unwrap_or(&self.kept);
+        read_units(self.read, kept, &self.differences, Vec::new(), &mut text);
+        let beyond = scaled(text.0.bytes(), to.bytes_beyond, to.known_bytes);
+        text.0.add_beyond(beyond);
+        text.0.into_countable()
     }
 
     /// What came behind `from`, and where that ends; `None` where nothing came. Copies, and looks into nothing.
     pub fn since(&self, from: &Bookmark) -> Option<(Unread, Bookmark)> {
-        let to = Bookmark {
-            kept: self.kept.len(),
-            differences: self.differences.len(),
-            text_bytes: self.text.0.text.len(),
-            text_bytes_beyond: self.text.0.bytes_beyond,
-            bytes_beyond: self.bytes_beyond,
-            last: self.last.clone(),
-        };
-        let has_more = to.kept > from.kept
-            || to.text_bytes > from.text_bytes
-            || to.text_bytes_beyond > from.text_bytes_beyond
-            || to.bytes_beyond > from.bytes_beyond;
-        has_more.then(|| {
-            let text = Countable {
-                text: self.text.0.text.get(from.text_bytes..).unwrap_or_default().to_owned(),
-                bytes_beyond: to.text_bytes_beyond.saturating_sub(from.text_bytes_beyond),
-                ..Countable::default()
-            };
+        self.has_more(from).then(|| {
             let unread = Unread {
                 read: self.read,
-                text: Text(text),
+                text: Text(self.text.0.since(&from.text)),
                 before: from.last.clone(),
                 differences: self.differences.get(from.differences..).unwrap_or_default().to_vec(),
                 kept: self.kept.get(from.kept..).unwrap_or_default().to_vec(),
                 known_bytes: self.known_bytes,
                 bytes_beyond: self.bytes_beyond,
             };
-            (unread, to)
+            (unread, self.bookmark())
         })
     }
 }
@@ -215,7 +208,7 @@ impl Unread {
     pub fn text(&self) -> Countable {
         let mut text = self.text.clone();
         read_units(self.read, &self.kept, &self.differences, self.before.clone(), &mut text);
-        text.0
+        text.0.into_countable()
     }
 
     /// How much of something there is in all that came of the answer, if `known` of it is in what was kept.
@@ -225,7 +218,7 @@ impl Unread {
 }
 
 fn in_memory(text: &Text, differences: &[u8], kept: &[Likeness], unit: &[u8]) -> usize {
-    [text.0.text.len(), differences.len(), size_of_val(kept), unit.len()].into_iter().fold(0, usize::saturating_add)
+    [text.0.held_bytes(), differences.len(), size_of_val(kept), unit.len()].into_iter().fold(0, usize::saturating_add)
 }
 
 /// `known · beyond / of`: what was not kept holds as much as what was.
@@ -277,6 +270,13 @@ fn length(bytes: usize) -> u64 {
     u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
+impl fmt::Debug for Bookmark {
+    /// Sizes only: text is never printed.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Bookmark").field("kept_units", &self.kept).finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for Unread {
     /// Sizes only: text is never printed.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -305,10 +305,12 @@ mod tests {
 
     #[test]
     fn text_of_any_length_is_known_by_its_begin_and_its_length() {
-        for (units, unit) in [(1, 100), (1, KEPT_BYTES_MAX + 1), (1, 3 * TEXT_BYTES_MAX), (1000, 1000), (9, 20_000)] {
+        for (units, unit) in
+            [(1, 100), (1, KEPT_BYTES_MAX + 1), (1, 3 * lanes::TEXT_BYTES_MAX), (1000, 1000), (9, 20_000)]
+        {
             let countable = delivered(units, "x".repeat(unit).as_bytes()).countable();
             assert_eq!(length(countable.text.len()) + countable.bytes_beyond, length(units * unit), "{units} × {unit}");
-            assert_eq!(countable.text.len(), TEXT_BYTES_MAX.min(units * unit));
+            assert_eq!(countable.text.len(), lanes::TEXT_BYTES_MAX.min(units * unit));
         }
     }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::answer::{Answer, excerpt};
 use super::asked::Places;
 use super::delivered::Text;
-use super::object::Object;
+use super::object::{Count, Object};
 use super::prompt::Prompt;
 use super::told::Told;
 use super::{CredentialHeader, Exchange, Observer, Wire, asked, markers};
@@ -146,13 +146,12 @@ fn read_text(unit: &[u8], text: &mut Text) {
     let Some(object) = Object::parse(unit) else { return };
     let message = object.object("message");
     for holder in message.iter().chain([&object]) {
-        for name in ["thinking", "content", "response"] {
-            text.push_raw(holder.get(name));
-        }
+        text.think(holder.get("thinking"));
+        text.push_raw(holder.get("content"));
+        text.push_raw(holder.get("response"));
     }
     let calls = message.iter().flat_map(|message| message.objects("tool_calls"));
     for function in calls.filter_map(|call| call.object("function")) {
-        text.push_raw(function.get("name"));
-        text.push_raw(function.get("arguments"));
+        text.call(Count::Absent, function.get("name"), function.get("arguments"));
     }
 }

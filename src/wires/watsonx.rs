@@ -7,7 +7,7 @@ use serde_json::json;
 use super::answer::{Answer, counts};
 use super::asked::Places;
 use super::delivered::Text;
-use super::object::Object;
+use super::object::{Count, Object};
 use super::openai::OpenAi;
 use super::prompt::Prompt;
 use super::told::Told;
@@ -111,7 +111,8 @@ fn read(answer: &mut Answer, unit: &[u8]) {
 
 fn read_text(unit: &[u8], text: &mut Text) {
     let Some(object) = Object::parse(unit) else { return };
-    for result in object.objects("results") {
+    for (choice, result) in (0..).zip(object.objects("results")) {
+        text.of_choice(Count::Of(choice));
         text.push_raw(result.get("generated_text"));
     }
 }

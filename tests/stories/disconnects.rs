@@ -219,7 +219,9 @@ async fn an_answer_without_usage_is_counted_here_and_says_so() {
     }
     for record in stand.records_when(asks.len()) {
         assert_eq!((&record["outcome"], &record["provenance"]), (&json!("completed"), &json!("estimated")));
-        assert!((36..=44).contains(&output(&record)), "{record:#}");
+        // Claude's tokens are smaller than anybody else's.
+        let expected = if record["wire"] == "anthropic" { 44..=52 } else { 36..=44 };
+        assert!(expected.contains(&output(&record)), "{record:#}");
         assert!((4..=12).contains(&record["tokens"]["input"].as_u64().unwrap()), "{record:#}");
         assert!(record.get("usage_raw").is_none(), "{record:#}");
     }

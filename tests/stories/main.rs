@@ -35,6 +35,8 @@ mod stand;
 mod storm;
 #[path = "../support/strace.rs"]
 mod strace;
+#[path = "../support/streams.rs"]
+mod streams;
 
 mod attribution;
 mod bytes;
@@ -43,6 +45,7 @@ mod config;
 mod corpus;
 mod counting;
 mod crowds;
+mod cuts;
 mod dialects;
 mod disconnects;
 mod disk;

@@ -14,7 +14,7 @@ mod anthropic;
 #[path = "fake_upstream/azure.rs"]
 mod azure;
 #[path = "fake_upstream/bedrock.rs"]
-mod bedrock;
+pub(crate) mod bedrock;
 #[path = "fake_upstream/cohere.rs"]
 mod cohere;
 #[path = "fake_upstream/gemini.rs"]

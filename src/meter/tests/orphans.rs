@@ -92,6 +92,14 @@ fn an_orphan_tells_what_the_answer_told() {
 }
 
 #[test]
+fn an_orphans_output_is_measured_by_length_and_says_so() {
+    let record = orphan(Operation::Chat, Some(400), Some(progress(&intent(0), 5, 50)));
+    let estimate = record.estimate.unwrap();
+    // A prompt of a hundred tokens by its bytes, 60 to 160; fifty of output give or take 35 %.
+    assert_eq!((estimate.low, estimate.high, estimate.method.as_str()), (60 + 32, 160 + 68, "bytes"));
+}
+
+#[test]
 fn a_mark_holds_what_came_until_then_and_is_not_repeated_where_nothing_new_came() {
     let stand = Stand::new();
     let (mut open, _) = stand.meter.open(Moment::now(), intent(0), &OpenAi, Now).unwrap();

@@ -8,7 +8,7 @@ use crate::framing::compact::compacted;
 use crate::usage::Units;
 use crate::wires::delivered::{Delivered, Text};
 use crate::wires::markers;
-use crate::wires::object::Object;
+use crate::wires::object::{Count, Object};
 use crate::wires::told::{Cached, Told};
 use crate::wires::{Observer, Reading, UsageSeen};
 
@@ -125,26 +125,27 @@ impl Observer for Converse {
 fn read_text(unit: &[u8], text: &mut Text) {
     let Some(object) = Object::parse(unit) else { return };
     if let Some(message) = object.object("output").and_then(|output| output.object("message")) {
-        message.objects("content").for_each(|block| read_block(&block, text));
+        for (number, block) in (0..).zip(message.objects("content")) {
+            read_block(&block, Count::Of(number), text);
+        }
     }
-    if let Some(start) = object.object("contentBlockStart").and_then(|event| event.object("start")) {
-        read_block(&start, text);
-    }
-    if let Some(delta) = object.object("contentBlockDelta").and_then(|event| event.object("delta")) {
-        read_block(&delta, text);
+    for (event, part) in [("contentBlockStart", "start"), ("contentBlockDelta", "delta")] {
+        let Some(event) = object.object(event) else { continue };
+        if let Some(block) = event.object(part) {
+            read_block(&block, event.count("contentBlockIndex"), text);
+        }
     }
 }
 
 /// A block of content, or a piece of one: text, a call, reasoning, cited text.
-fn read_block(block: &Object<'_>, text: &mut Text) {
+fn read_block(block: &Object<'_>, number: Count, text: &mut Text) {
     text.push_raw(block.get("text"));
     if let Some(call) = block.object("toolUse") {
-        text.push_raw(call.get("name"));
-        text.push_raw(call.get("input"));
+        text.call(number, call.get("name"), call.get("input"));
     }
     if let Some(reasoning) = block.object("reasoningContent") {
-        text.push_raw(reasoning.get("text"));
-        text.push_raw(reasoning.object("reasoningText").as_ref().and_then(|reasoning| reasoning.get("text")));
+        text.think(reasoning.get("text"));
+        text.think(reasoning.object("reasoningText").as_ref().and_then(|reasoning| reasoning.get("text")));
     }
     for cited in block.object("citationsContent").iter().flat_map(|citations| citations.objects("content")) {
         text.push_raw(cited.get("text"));

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use crate::framing::compact::compacted;
 use crate::operation::Operation;
 use crate::wires::delivered::{Delivered, Text};
-use crate::wires::object::Object;
+use crate::wires::object::{Count, Object};
 use crate::wires::retold::Retold;
 use crate::wires::told::{Cached, Told};
 use crate::wires::{Reading, UsageSeen};
@@ -165,9 +165,13 @@ fn read_text(unit: &[u8], text: &mut Text) {
         text.push_raw(object.get(name));
     }
     for (name, member) in [("results", "outputText"), ("outputs", "text"), ("generations", "text")] {
-        object.objects(name).for_each(|one| text.push_raw(one.get(member)));
+        for (choice, one) in (0..).zip(object.objects(name)) {
+            text.of_choice(Count::Of(choice));
+            text.push_raw(one.get(member));
+        }
     }
-    for data in object.objects("completions").filter_map(|completion| completion.object("data")) {
-        text.push_raw(data.get("text"));
+    for (choice, completion) in (0..).zip(object.objects("completions")) {
+        text.of_choice(Count::Of(choice));
+        text.push_raw(completion.object("data").and_then(|data| data.get("text")));
     }
 }

@@ -1,16 +1,13 @@
 //! Reads what was generated, embedded or predicted: usage comes in every chunk, and nothing marks the last one.
 
-use serde_json::Value;
-
 use super::batch::Results;
 use super::predictions::Predictions;
-use super::prompt;
 use super::usage::{Parts, service_tier};
 use crate::framing::compact::compacted;
 use crate::operation::Operation;
 use crate::usage::Units;
 use crate::wires::delivered::{Delivered, Text};
-use crate::wires::object::Object;
+use crate::wires::object::{Count, Object};
 use crate::wires::retold::Retold;
 use crate::wires::told::Cached;
 use crate::wires::{Observer, Reading, UsageSeen, markers};
@@ -167,13 +164,25 @@ impl Observer for Generated {
 }
 
 fn read_text(unit: &[u8], text: &mut Text) {
-    let Ok(unit) = serde_json::from_slice::<Value>(unit) else { return };
-    let candidates = unit.get("candidates").and_then(Value::as_array).into_iter().flatten();
-    for part in candidates
-        .filter_map(|candidate| candidate.get("content").and_then(|content| content.get("parts")))
-        .filter_map(Value::as_array)
-        .flatten()
-    {
-        prompt::read_part(part, text);
+    let Some(object) = Object::parse(unit) else { return };
+    for candidate in object.objects("candidates") {
+        text.of_choice(candidate.count("index"));
+        let Some(content) = candidate.object("content") else { continue };
+        content.objects("parts").for_each(|part| read_part(&part, text));
+    }
+}
+
+/// Text, a thought in short, a call, or code that the model had run. What the code said is no output.
+fn read_part(part: &Object<'_>, text: &mut Text) {
+    if part.get("thought").is_some_and(|thought| thought.get() == "true") {
+        text.think(part.get("text"));
+    } else {
+        text.push_raw(part.get("text"));
+    }
+    if let Some(call) = part.object("functionCall") {
+        text.call(Count::Absent, call.get("name"), call.get("args"));
+    }
+    if let Some(code) = part.object("executableCode") {
+        text.push_raw(code.get("code"));
     }
 }

@@ -1,9 +1,6 @@
 //! Interactions: whole, or as events of which the last carries the interaction with its usage. One that goes on in the
 //! background answers without, and tells it when it is fetched.
 
-use serde_json::Value;
-
-use super::prompt;
 use crate::framing::compact::compacted;
 use crate::usage::{Anomaly, Units};
 use crate::wires::delivered::{Delivered, Text};
@@ -169,17 +166,28 @@ impl Observer for Interaction {
 }
 
 fn read_text(unit: &[u8], text: &mut Text) {
-    let Ok(unit) = serde_json::from_slice::<Value>(unit) else { return };
+    let Some(object) = Object::parse(unit) else { return };
     // Events of a stream.
-    for piece in [unit.get("step"), unit.get("delta")].into_iter().flatten() {
-        prompt::read_step(piece, text);
+    for piece in [object.object("step"), object.object("delta")].into_iter().flatten() {
+        read_step(&piece, object.count("index"), text);
     }
     // A whole interaction; what it was asked may be repeated among its steps.
-    let steps = ["steps", "outputs"].into_iter().filter_map(|name| unit.get(name).and_then(Value::as_array)).flatten();
-    let is_input = |step: &&Value| {
-        step.get("type")
-            .and_then(Value::as_str)
-            .is_some_and(|kind| kind.ends_with("_input") || kind.ends_with("_result"))
-    };
-    steps.filter(|step| !is_input(step)).for_each(|step| prompt::read_step(step, text));
+    for (number, step) in (0..).zip(object.objects("steps").chain(object.objects("outputs"))) {
+        read_step(&step, Count::Of(number), text);
+    }
+}
+
+/// A step, or a piece of one: text, thoughts in short, a call. What tools answered is no output, nor what was asked.
+fn read_step(step: &Object<'_>, number: Count, text: &mut Text) {
+    let kind = step.text("type").unwrap_or_default();
+    if kind.ends_with("_input") || kind.ends_with("_result") {
+        return;
+    }
+    let is_thought = kind.contains("thought");
+    let pieces = ["content", "summary", "parts"].into_iter().flat_map(|name| step.objects(name));
+    let pieces = pieces.chain(step.object("content"));
+    let texts = pieces.map(|piece| piece.get("text")).chain([step.get("text")]);
+    texts.for_each(|piece| if is_thought { text.think(piece) } else { text.push_raw(piece) });
+    // The arguments of a call that is just beginning are empty, and said later.
+    text.call(number, step.get("name"), step.get("arguments").filter(|arguments| arguments.get() != "{}"));
 }

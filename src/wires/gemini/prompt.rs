@@ -3,7 +3,6 @@
 use serde_json::Value;
 
 use crate::wires::asked;
-use crate::wires::delivered::Text;
 use crate::wires::prompt::{Draft, Message, Prompt};
 
 /// The prompt of a request body; `None` where it is no JSON object.
@@ -188,47 +187,5 @@ fn read_tool(draft: &mut Draft, tool: &Value) {
     }
     if tool.as_object().is_some_and(|kinds| kinds.keys().any(|kind| !kind.starts_with("function"))) {
         draft.unseen();
-    }
-}
-
-/// A step of an interaction, or a piece of one: text, thoughts in short, a call, its result. Images and files are no
-/// text, signatures are not what was thought.
-pub(super) fn read_step(step: &Value, text: &mut Text) {
-    match step {
-        Value::String(whole) => text.push_str(whole),
-        Value::Array(pieces) => pieces.iter().for_each(|piece| read_step(piece, text)),
-        Value::Object(members) => {
-            for name in ["text", "name", "arguments", "result"] {
-                // The arguments of a call that is just beginning are empty, and said later.
-                let piece = members.get(name).filter(|piece| piece.as_object().is_none_or(|map| !map.is_empty()));
-                if let Some(piece) = piece {
-                    text.push(piece);
-                }
-            }
-            for name in ["content", "summary", "parts"] {
-                if let Some(pieces) = members.get(name) {
-                    read_step(pieces, text);
-                }
-            }
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
-}
-
-/// Text, a call, its result, or code. Images and files are no text.
-pub(super) fn read_part(part: &Value, text: &mut Text) {
-    if let Some(piece) = part.get("text") {
-        text.push(piece);
-    }
-    let holders = [
-        ("functionCall", ["name", "args"]),
-        ("functionResponse", ["name", "response"]),
-        ("executableCode", ["code", "language"]),
-        ("codeExecutionResult", ["output", "outcome"]),
-    ];
-    for (holder, names) in holders {
-        for piece in names.iter().filter_map(|name| part.get(holder).and_then(|holder| holder.get(name))) {
-            text.push(piece);
-        }
     }
 }

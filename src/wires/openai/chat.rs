@@ -171,11 +171,12 @@ fn read_text(unit: &[u8], text: &mut Text) {
         ["delta", "message"]
     };
     for choice in object.objects("choices") {
+        text.of_choice(choice.count("index"));
         text.push_raw(choice.get("text"));
         let Some(message) = names.into_iter().find_map(|name| choice.object(name)) else { continue };
         // Some servers send the same reasoning under two names.
         let names = ["reasoning_content", "reasoning", "thinking"];
-        text.push_str(&names.iter().find_map(|name| message.text(name)).unwrap_or_default());
+        text.think(names.iter().find_map(|name| message.get(name).filter(|said| said.get() != "\"\"")));
         match message.get("content") {
             Some(parts) if parts.get().starts_with('[') => {
                 message.objects("content").for_each(|part| read_part(&part, text));
@@ -184,10 +185,13 @@ fn read_text(unit: &[u8], text: &mut Text) {
         }
         text.push_raw(message.get("refusal"));
         text.push_raw(message.object("audio").and_then(|audio| audio.get("transcript")));
-        let calls = message.objects("tool_calls").filter_map(|call| call.object("function"));
-        for call in calls.chain(message.object("function_call")) {
-            text.push_raw(call.get("name"));
-            text.push_raw(call.get("arguments"));
+        for call in message.objects("tool_calls") {
+            let function = call.object("function").or_else(|| call.object("custom"));
+            let of_function = |name| function.as_ref().and_then(|function| function.get(name));
+            text.call(call.count("index"), of_function("name"), of_function("arguments").or(of_function("input")));
+        }
+        if let Some(function) = message.object("function_call") {
+            text.call(Count::Of(0), function.get("name"), function.get("arguments"));
         }
     }
 }
@@ -196,6 +200,6 @@ fn read_text(unit: &[u8], text: &mut Text) {
 fn read_part(part: &Object<'_>, text: &mut Text) {
     text.push_raw(part.get("text"));
     for inner in part.objects("thinking") {
-        text.push_raw(inner.get("text"));
+        text.think(inner.get("text"));
     }
 }

@@ -4,7 +4,7 @@ use super::answer::Answer;
 use crate::operation::Operation;
 use crate::wires::delivered::{Delivered, Text};
 use crate::wires::markers;
-use crate::wires::object::Object;
+use crate::wires::object::{Count, Object};
 use crate::wires::{Observer, Reading, UsageSeen};
 
 /// Reads an answer.
@@ -94,27 +94,43 @@ impl Observer for Responses {
 fn read_text(unit: &[u8], text: &mut Text) {
     let Some(object) = Object::parse(unit) else { return };
     let kind = object.text("type").unwrap_or_default();
-    if is_text_delta(&kind) {
-        text.push_raw(object.get("delta"));
+    if kind.rsplit('.').next() == Some("delta") {
+        read_delta(&kind, &object, text);
     } else if kind == "response.output_item.added" {
-        text.push_raw(object.object("item").and_then(|item| item.get("name")));
+        text.call(object.count("output_index"), object.object("item").and_then(|item| item.get("name")), None);
     } else {
-        object.objects("output").for_each(|item| read_item(&item, text));
+        for (number, item) in (0..).zip(object.objects("output")) {
+            read_item(&item, number, text);
+        }
     }
 }
 
-/// Text, refusal, reasoning, a call's arguments: every delta but sound.
-fn is_text_delta(kind: &str) -> bool {
-    kind.rsplit('.').next() == Some("delta") && !kind.contains("audio")
+/// A piece of text, refusal, reasoning, or of what a call is given; sound is no text.
+fn read_delta(kind: &str, event: &Object<'_>, text: &mut Text) {
+    let delta = event.get("delta");
+    let is_of_call = ["arguments", "input", "code"].iter().any(|what| kind.ends_with(&format!("{what}.delta")));
+    if kind.contains("audio") && !kind.contains("transcript") {
+        return;
+    }
+    if is_of_call {
+        text.call(event.count("output_index"), None, delta);
+    } else if kind.contains("reasoning") {
+        text.think(delta);
+    } else {
+        text.push_raw(delta);
+    }
 }
 
 /// An item of a whole response: a message, a call, or reasoning.
-fn read_item(item: &Object<'_>, text: &mut Text) {
+fn read_item(item: &Object<'_>, number: u64, text: &mut Text) {
+    let is_reasoning = item.text("type").as_deref() == Some("reasoning");
     for part in ["summary", "content"].into_iter().flat_map(|list| item.objects(list)) {
-        text.push_raw(part.get("text"));
-        text.push_raw(part.get("refusal"));
+        if is_reasoning {
+            text.think(part.get("text"));
+        } else {
+            text.push_raw(part.get("text"));
+            text.push_raw(part.get("refusal"));
+        }
     }
-    for name in ["name", "arguments", "input", "code"] {
-        text.push_raw(item.get(name));
-    }
+    text.call(Count::Of(number), item.get("name"), item.get_any(&["arguments", "input", "code"]));
 }

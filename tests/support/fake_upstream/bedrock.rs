@@ -107,7 +107,8 @@ fn stream(script: &Script, events: Pieces) -> Answer {
     Answer::stream(EVENT_STREAM, script, events, failure)
 }
 
-fn event(kind: &str, payload: &Value) -> Bytes {
+/// A message of an event stream.
+pub(crate) fn event(kind: &str, payload: &Value) -> Bytes {
     message(&[(":event-type", kind), (":message-type", "event")], payload)
 }
 
