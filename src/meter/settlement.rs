@@ -299,8 +299,7 @@ pub(super) fn orphan(intent: Intent, progress: Option<Progress>, found: Moment) 
         let model = record.model.as_deref().unwrap_or_default();
         let answered = Answered { operation: record.operation, model, is_whole: false };
         let unread = completions::measure_completion(&unread, answered, tokenizer::count_by_length).tokens;
-        let measured = completions::of_vendor(progress.delivered_tokens, model);
-        delivered = Some(measured.saturating_add(unread));
+        delivered = Some(progress.delivered_tokens.saturating_add(unread));
     }
     let is_error = record.status.is_some_and(|status| status >= 400);
     let prompt = body_bytes.filter(|_| record.tokens.input.is_none()).map(by_length);
