@@ -13,6 +13,7 @@ use super::settlement::Draft;
 use super::verdict::{self, Counted};
 use crate::operation::Operation;
 use crate::record::Progress;
+use crate::tokenizer::completions;
 use crate::tokenizer::lengths::Lengths;
 use crate::usage::{Anomaly, TokenCounts};
 use crate::wires::delivered::{Bookmark, Unread};
@@ -140,7 +141,9 @@ impl Mark {
             let text = unread.text();
             text.texts().for_each(|(_, text)| tally.lengths.add(text));
             tally.bytes = tally.bytes.saturating_add(text.bytes_beyond);
-            tally.delivered = [tally.lengths.tokens(), tally.bytes].map(|known| unread.whole(known));
+            let model = progress.model.as_deref().unwrap_or_default();
+            let tokens = completions::of_vendor(tally.lengths.tokens(), model);
+            tally.delivered = [tokens, tally.bytes].map(|known| unread.whole(known));
         }
         [progress.delivered_tokens, progress.delivered_bytes] = tally.delivered;
         progress

@@ -308,8 +308,8 @@ pub(super) fn orphan(intent: Intent, progress: Option<Progress>, found: Moment, 
         record.service_tier = progress.service_tier;
         record.anomaly = progress.anomaly;
         is_reported = progress.is_reported;
-        let measured = completions::of_vendor(progress.delivered_tokens, record.model.as_deref().unwrap_or_default());
-        delivered = Some(Countable { tokens: measured, ..by_length(progress.delivered_bytes) });
+        let (tokens, unread) = (progress.delivered_tokens, by_length(progress.delivered_bytes));
+        delivered = Some(Countable { tokens, ..unread });
     }
     let is_error = record.status.is_some_and(|status| status >= 400);
     let prompt = body_bytes.filter(|_| record.tokens.input.is_none()).map(Prompt::of_length);

