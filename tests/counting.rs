@@ -11,6 +11,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use http::Method;
 use serde_json::Value;
@@ -22,9 +23,9 @@ use tokenmeter::wires::prompt::Prompt;
 
 /// Models of 2023. What they were billed changed by a token a request during that summer.
 const SNAPSHOTS_OF_2023: [&str; 4] = ["-0301", "-0314", "-0613", "-1106"];
-/// Until then, the second of April 2025, `OpenAI`'s new Responses put 18 tokens of their own before each request, and some 200 more
-/// where it has tools.
-const RESPONSES_SETTLED: u64 = 1_743_552_000;
+/// The Unix seconds of March 2025, when `OpenAI`'s Responses were new: before each request there were 18 tokens of its own, and some
+/// 200 more before one with tools.
+const FIRST_WEEKS: Range<u64> = 1_740_787_200..1_743_552_000;
 
 /// A prompt that was counted here and by its provider.
 struct Counted {
@@ -62,7 +63,7 @@ impl Counted {
         if SNAPSHOTS_OF_2023.iter().any(|snapshot| self.model.contains(snapshot)) {
             return "snapshots of 2023";
         }
-        if is_responses && (1..RESPONSES_SETTLED).contains(&self.answered_at) {
+        if is_responses && FIRST_WEEKS.contains(&self.answered_at) {
             return "Responses, first weeks";
         }
         let is_parallel = self.prompt.messages.iter().any(|message| message.calls.len() > 1);
@@ -137,7 +138,8 @@ impl Figures {
         let mut errors: Vec<f64> = all.iter().map(|one| one.error()).collect();
         errors.sort_by(f64::total_cmp);
         let share = |limit: f64| errors.iter().filter(|error| **error <= limit).count() as f64 / errors.len() as f64;
-        let quantile = |per_cent: usize| errors[(errors.len() * per_cent / 100).min(errors.len() - 1)];
+        let quantile =
+            |per_cent: usize| errors.get(errors.len() * per_cent / 100).or(errors.last()).copied().unwrap_or_default();
         let surplus: i64 = all.iter().map(|one| one.surplus()).sum();
         let truth: u64 = all.iter().map(|one| one.truth).sum();
         Self {

@@ -1,7 +1,9 @@
-//! How OpenAI shows functions to its models: as TypeScript.
+//! How `OpenAI` shows functions to its models: as TypeScript.
 //!
 //! What `OpenAI` does is not documented; the form is that of openai/harmony (Apache-2.0, read 2026-11-20), which renders them for
 //! the models whose weights are open, in the details that reported counts confirm.
+
+use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
@@ -20,6 +22,9 @@ const FORMALITIES: [&str; 10] = [
     "required",
     "strict",
 ];
+
+/// Names of one object that are looked for among its properties.
+const REQUIRED_MAX: usize = 1_000;
 
 /// What is noted behind a property.
 const NOTED: [&str; 3] = ["default", "minimum", "maximum"];
@@ -111,7 +116,8 @@ impl<'a> Renderer<'a> {
     fn object(self, out: &mut String, schema: &'a Value) {
         let Some(properties) = properties(schema) else { return };
         let required = schema.get("required").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        let mark = |name: &str| if required.iter().any(|one| one == name) { "" } else { "?" };
+        let required: HashSet<&str> = required.iter().take(REQUIRED_MAX).filter_map(Value::as_str).collect();
+        let mark = |name: &str| if required.contains(name) { "" } else { "?" };
         let is_explained = properties.values().any(|property| {
             text_of(property, "title").or_else(|| text_of(property, "description")).is_some()
                 || NOTED.iter().any(|name| property.get(name).is_some())
@@ -199,7 +205,9 @@ fn join(out: &mut String, parts: impl Iterator<Item = String>) {
 }
 
 fn push(out: &mut String, parts: &[&str]) {
-    parts.iter().for_each(|part| out.push_str(part));
+    for part in parts {
+        out.push_str(part);
+    }
 }
 
 /// A property's title, then what it says of itself.
@@ -219,7 +227,7 @@ fn comment(out: &mut String, text: &str) {
     if text.trim().is_empty() {
         return;
     }
-    for line in text.trim().split('\n') {
+    for line in text.trim().lines() {
         let line = line.trim();
         let blank = if line.is_empty() { "" } else { " " };
         push(out, &["//", blank, line, "\n"]);
@@ -232,4 +240,142 @@ fn text_of<'a>(schema: &'a Value, name: &str) -> Option<&'a str> {
 
 fn properties(schema: &Value) -> Option<&Map<String, Value>> {
     schema.get("properties").and_then(Value::as_object).filter(|properties| !properties.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn tool(name: &str, description: &str, parameters: Value) -> Tool {
+        Tool { name: name.to_owned(), description: description.to_owned(), parameters, definition: String::new() }
+    }
+
+    #[test]
+    fn functions_are_shown_as_typescript() {
+        let find = json!({
+            "type": "object",
+            "title": "Query",
+            "properties": {
+                "text": {"type": "string", "title": "Text", "description": "What to look for.\n  In any language."},
+                "limit": {"type": "integer", "default": 10, "maximum": 100},
+                "kind": {"enum": ["book", "film", 7]},
+                "only": {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "null"}]},
+                "place": {"$ref": "#/$defs/Place"},
+                "either": {"type": ["integer", "null"]},
+                "any": {},
+            },
+            "required": ["text", "kind"],
+            "$defs": {"Place": {"type": "object", "properties": {"x": {"type": "number"}, "y": {"type": "number"}}}},
+        });
+        let plain = json!({"properties": {"b": {"type": "boolean"}, "a": {"type": "object"}}, "required": ["a"]});
+        let tools = [
+            tool("find", "Finds things.\n\nSlowly.", find),
+            tool("set", "", plain),
+            tool("ping", "Pings.", Value::Null),
+        ];
+        assert_snapshot!(super::tools(&tools), @r#"
+        # Tools
+
+        ## functions
+
+        namespace functions {
+
+        // Finds things.
+        //
+        // Slowly.
+        type find = (_: // Query
+        {
+        // Text
+        //
+        // What to look for.
+        // In any language.
+        text: string,
+        limit?: number, // default: 10, maximum: 100
+        kind: "book" | "film" | 7,
+        only?: string[] | null,
+        place?: { x?: number, y?: number },
+        either?: number | null,
+        any?: any,
+        }) => any;
+
+        type set = (_: { b?: boolean, a: object }) => any;
+
+        // Pings.
+        type ping = () => any;
+
+        } // namespace functions
+        "#);
+    }
+
+    #[test]
+    fn a_shape_is_shown_as_the_json_that_it_is() {
+        let schema = Schema {
+            name: "size".to_owned(),
+            description: "How large\nit is.".to_owned(),
+            schema: json!({"$schema": "x", "type": "object", "required": ["required"],
+                "properties": {"required": {"type": "number", "minimum": 0}}, "additionalProperties": false}),
+        };
+        assert_snapshot!(response_format(&schema), @r##"
+        # Response Formats
+
+        ## size
+
+        // How large
+        // it is.
+        {"type":"object","properties":{"required":{"type":"number"}}}
+        "##);
+    }
+
+    #[test]
+    fn references_in_circles_come_to_an_end() {
+        let circle = json!({"properties": {"a": {"$ref": "#/$defs/A"}},
+            "$defs": {"A": {"type": "object", "properties": {"b": {"$ref": "#/$defs/A"}, "c": {"$ref": "#/$defs/A"}}}}});
+        let shown = tools(&[tool("f", "", circle)]);
+        assert!(shown.len() < 4 * LENGTH_MAX, "{}", shown.len());
+    }
+
+    fn arbitrary_json() -> impl Strategy<Value = Value> {
+        let words = [
+            "type",
+            "properties",
+            "items",
+            "anyOf",
+            "$ref",
+            "enum",
+            "required",
+            "object",
+            "array",
+            "#/$defs/a",
+            "$defs",
+            "a",
+        ];
+        let word = prop::sample::select(words.to_vec());
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            word.clone().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(6, 40, 5, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+                prop::collection::vec((word.clone(), inner), 0..5)
+                    .prop_map(|members| members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_schema_is_shown_without_a_panic(parameters in arbitrary_json()) {
+            let shown = tools(&[tool("f", "", parameters.clone())]);
+            prop_assert!(shown.contains("type f = ("));
+            let schema = Schema { schema: parameters, ..Schema::default() };
+            prop_assert!(response_format(&schema).starts_with("# Response Formats"));
+        }
+    }
 }

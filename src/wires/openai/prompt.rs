@@ -34,7 +34,7 @@ pub(super) fn of(operation: Operation, body: &[u8]) -> Option<Prompt> {
     }
     match member("input") {
         Some(input) if matches!(operation, Operation::Responses | Operation::CountTokens) => {
-            read_items(&mut draft, input)
+            read_items(&mut draft, input);
         }
         Some(input) => read_input(&mut draft, input),
         None => {}
