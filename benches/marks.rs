@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokenmeter::journal::Journal;
-use tokenmeter::meter::{Meter, Moment};
+use tokenmeter::meter::{self, Meter, Moment};
 use tokenmeter::metrics::{Limits, Metrics};
 use tokenmeter::operation::Operation;
 use tokenmeter::pricing::PriceBook;
@@ -55,7 +55,13 @@ fn main() {
         let folder = tempfile::tempdir().unwrap();
         let journal = Journal::open(calls::settings(folder.path()));
         let metrics = Arc::new(Metrics::new(Limits::default()));
-        let meter = Meter::start(Arc::new(journal.unwrap().journal), Arc::new(PriceBook::bundled()), metrics).unwrap();
+        let meter = Meter::start(
+            Arc::new(journal.unwrap().journal),
+            Arc::new(PriceBook::bundled()),
+            metrics,
+            &meter::Settings::default(),
+        )
+        .unwrap();
         let wire = wires::by_name(wire).unwrap();
         let units: Vec<String> = WORDS.iter().map(|word| event.replace('@', word)).collect();
         let mut times = Vec::new();

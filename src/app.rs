@@ -260,7 +260,8 @@ impl Books {
         let journal = Arc::new(opened.journal);
         let metrics = Arc::new(Metrics::new(Limits::default()));
         let prices = Arc::new(prices.join().map_err(|_| anyhow::anyhow!("cannot load the list prices"))?);
-        let meter = Meter::start_learning(Arc::clone(&journal), prices, Arc::clone(&metrics), calibration)
+        let settings = &config.counting;
+        let meter = Meter::start_learning(Arc::clone(&journal), prices, Arc::clone(&metrics), settings, calibration)
             .context("cannot start a thread")?;
         meter.remember(jobs_seen.into_iter().flatten().chain(opened.jobs_seen));
         // Before the first record: a name that another process has must not get a second order of records.
@@ -379,6 +380,8 @@ impl Facts for Live {
         let metrics = &self.books.metrics;
         let journal = &self.books.journal;
         metrics.journal(journal.bytes(), journal.bytes_max(), journal.lasts(), journal.queued());
+        let (jobs, bytes) = self.books.meter.counting_load();
+        metrics.counting(jobs, bytes);
         let now = self.books.with_applier(|applier| (applier.records_applied(), applier.failures(), applier.lag()));
         if let Some((applied, failures, lag)) = now {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);

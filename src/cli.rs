@@ -1,5 +1,6 @@
 //! Command line: what an operator, a developer and finance type.
 
+mod count;
 mod keys;
 mod reading;
 mod serving;
@@ -40,6 +41,9 @@ enum Command {
     /// Makes, lists and revokes virtual keys.
     #[command(subcommand)]
     Keys(keys::Keys),
+    /// Counts the tokens of a text, or of a request as an SDK sends it, as a call's are counted that its provider does not
+    /// report.
+    Count(count::Count),
     /// Prices.
     #[command(subcommand)]
     Prices(reading::Prices),
@@ -67,6 +71,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Report(report) => with_config(file, Wanted::OfLedger, |config| report.run(&config)),
         Command::Records(records) => with_config(file, Wanted::OfLedger, |config| records.run(&config)),
         Command::Keys(keys) => with_config(file, Wanted::OfLedger, |config| keys.run(&config)),
+        Command::Count(count) => with_config(file, Wanted::ToCount, |config| count.run(&config)),
         Command::Prices(prices) => with_config(file, Wanted::None, |config| prices.run(&config)),
         Command::Backup { file: to } => with_config(file, Wanted::OfLedger, |config| reading::back_up(&config, &to)),
         Command::Verify => with_config(file, Wanted::OfLedger, |config| reading::verify(&config)),

@@ -3,6 +3,7 @@
 //! In: a file, the environment. Out: [`Config`] or all [`Problem`]s at once. Nothing imports this module but the
 //! wiring: each module owns its plain settings, and this one fills them.
 
+mod counting;
 mod payers;
 mod reader;
 mod secrets;
@@ -23,7 +24,7 @@ use crate::config::secrets::Secrets;
 use crate::ids::{DepartmentId, NodeId, TeamId};
 use crate::journal;
 use crate::ledger::PostgresSettings;
-use crate::meter::JOBS_KEPT_FOR;
+use crate::meter::{self, JOBS_KEPT_FOR};
 use crate::problem::Problem;
 use crate::proxy::{self, OnFailure};
 use crate::wires::{self, Wire};
@@ -42,10 +43,10 @@ pub struct Config {
     pub upstreams: Vec<proxy::upstream::Settings>,
     /// The admin listener.
     pub admin: Admin,
+    /// How tokens are counted that a provider does not report.
+    pub counting: meter::Settings,
     /// Where records are kept.
     pub ledger: Ledger,
-    /// How tokens are counted where a provider reports none.
-    pub counting: Counting,
     /// How months are cut.
     pub report: Report,
     /// Who may call, and what is believed.
@@ -99,13 +100,6 @@ pub enum Durability {
     Power,
 }
 
-/// How tokens are counted where a provider reports none.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Counting {
-    /// Whether calls with reported usage teach what those without are likely to be.
-    pub learn: bool,
-}
-
 /// How months are cut.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -146,11 +140,13 @@ pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Which secrets a command needs.
+/// Which secrets a command needs, and which files beside them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Wanted {
-    /// All of them: it serves.
+    /// All of them, and tokenizers: it serves.
     All,
+    /// That of the ledger, and tokenizers: it counts.
+    ToCount,
     /// That of the ledger: it reads.
     OfLedger,
     /// None.
@@ -230,17 +226,17 @@ fn read_document(
     let on_failure = section.choice("on_failure", &[("refuse", OnFailure::Refuse), ("pass", OnFailure::Pass)]);
     let ledger = read_ledger(&section, Secrets { env, resolve: wanted != Wanted::None });
     let proxy = read_proxy(&root.section("proxy"), proxy_listen, on_failure.unwrap_or_default());
-    let counting = read_counting(&root.section("counting"));
     let report = read_report(&root.section("report"));
     let upstreams = upstreams::read(root, secrets, wires);
+    let counting = counting::read(root, &upstreams, matches!(wanted, Wanted::All | Wanted::ToCount));
     let payers = payers::read(root, is_loopback(proxy_listen));
     root.finish();
     document.is_fine().then_some(Config {
         proxy,
         upstreams,
         admin: Admin { listen: admin_listen, token },
-        ledger,
         counting,
+        ledger,
         report: report?,
         attribution: payers.attribution,
         departments: payers.departments,
@@ -273,13 +269,6 @@ fn read_ledger(section: &Section<'_>, secrets: Secrets<'_>) -> Ledger {
         section.problem("directory", "is not a path", "name a directory; the default is \"data\"");
     }
     let hours = if section.has("postgres_url_env") { POSTGRES_KEEP_HOURS } else { 0 };
-    if section.has("postgres_url_env") && section.has("keep_records_days") {
-        section.problem(
-            "keep_records_days",
-            "is given beside `postgres_url_env`",
-            "remove it: records in PostgreSQL are kept for ever",
-        );
-    }
     let ledger = Ledger {
         directory: PathBuf::from(directory),
         durability: section
@@ -330,12 +319,6 @@ fn read_postgres(section: &Section<'_>, secrets: Secrets<'_>) -> Option<Arc<Post
             None
         }
     }
-}
-
-fn read_counting(section: &Section<'_>) -> Counting {
-    let counting = Counting { learn: section.flag("learn").unwrap_or(true) };
-    section.finish();
-    counting
 }
 
 /// `None` only beside a problem.

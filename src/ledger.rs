@@ -12,6 +12,7 @@ mod feed;
 mod keys;
 mod postgres;
 mod records;
+mod retention;
 mod sqlite;
 mod verify;
 
@@ -413,13 +414,12 @@ impl Store {
         }
     }
 
-    /// Removes up to `limit` of the oldest records that ended before `before`, which begins a bucket; their buckets
-    /// stay. How many; 0: there are no more.
+    /// Removes up to `limit` of the oldest records of the nodes written here that ended before `before`, which begins a
+    /// bucket; their buckets stay. How many; 0: there are no more.
     fn remove_before(&mut self, before: Timestamp, limit: usize) -> Result<usize, LedgerError> {
         match self {
             Self::Sqlite(store) => store.remove_before(before, limit),
-            // The configuration asks for it nowhere.
-            Self::Postgres(_) => Ok(0),
+            Self::Postgres(store) => store.remove_before(before, limit),
         }
     }
 }
@@ -492,7 +492,7 @@ impl Ledger {
     pub fn removed_before(&self) -> Result<Option<Timestamp>, LedgerError> {
         match &self.store {
             Store::Sqlite(store) => store.removed_before(),
-            Store::Postgres(_) => Ok(None),
+            Store::Postgres(store) => store.removed_before(),
         }
     }
 

@@ -25,10 +25,12 @@ use crate::metrics::{Inflight, Metrics};
 use crate::operation::Operation;
 use crate::pricing::{self, PriceBook};
 use crate::record::{Intent, JobSeen, Progress, Record};
+use crate::tokenizer::Tokenizers;
 use crate::tokenizer::calibration::{self, Calibration};
 use crate::usage::{Outcome, Units};
 use crate::wires::{Consumption, Observer, Wire};
 
+pub use counting::{QUEUE_BYTES_MAX, Settings};
 pub use jobs::{JOBS_KEPT_FOR, JOBS_MAX};
 
 use clock::Clock;
@@ -49,12 +51,13 @@ pub struct Meter {
     clock: Clock,
 }
 
-/// What turns a finished draft into a fact: shared by the data path and the counting thread.
+/// What turns a finished draft into a fact: shared by the data path and the counting threads.
 #[derive(Clone, Debug)]
 struct Bookkeeping {
     journal: Arc<Journal>,
     prices: Arc<PriceBook>,
     metrics: Arc<Metrics>,
+    tokenizers: Tokenizers,
 }
 
 /// When something began, by both clocks: the wall's for the record, the monotonic one for durations.
@@ -108,9 +111,14 @@ pub struct OpenCall {
 }
 
 impl Meter {
-    /// A meter that writes to `journal`, and learns nothing; its counting thread runs until [`Meter::stop`].
-    pub fn start(journal: Arc<Journal>, prices: Arc<PriceBook>, metrics: Arc<Metrics>) -> std::io::Result<Arc<Self>> {
-        Self::start_learning(journal, prices, metrics, None)
+    /// A meter that writes to `journal`, and learns nothing; its counting threads run until [`Meter::stop`].
+    pub fn start(
+        journal: Arc<Journal>,
+        prices: Arc<PriceBook>,
+        metrics: Arc<Metrics>,
+        settings: &Settings,
+    ) -> std::io::Result<Arc<Self>> {
+        Self::start_learning(journal, prices, metrics, settings, None)
     }
 
     /// The same, which goes on from what `calibration` learned; `None`: learns nothing.
@@ -118,11 +126,13 @@ impl Meter {
         journal: Arc<Journal>,
         prices: Arc<PriceBook>,
         metrics: Arc<Metrics>,
+        settings: &Settings,
         calibration: Option<Calibration>,
     ) -> std::io::Result<Arc<Self>> {
-        let books = Bookkeeping { journal, prices, metrics };
-        let learning = Arc::new(Learning::start(calibration)?);
-        let counting = Counting::start(books.clone(), Arc::clone(&learning))?;
+        let tokenizers = settings.tokenizers.clone();
+        let learning = Arc::new(Learning::start(calibration, tokenizers.clone())?);
+        let books = Bookkeeping { journal, prices, metrics, tokenizers };
+        let counting = Counting::start(books.clone(), Arc::clone(&learning), settings)?;
         let (jobs, gaps, clock) = (Jobs::new(JOBS_MAX), Gaps::default(), Clock::default());
         Ok(Arc::new(Self { books, counting, learning, jobs, gaps, clock }))
     }
@@ -202,7 +212,13 @@ impl Meter {
         &self.books.journal
     }
 
-    /// Counts what is still to count, for at most `patience` by tokens and then by length, stops the counting thread, and
+    /// Calls, and marks of them, that wait to be counted, and the bytes that these hold.
+    pub fn counting_load(&self) -> (usize, usize) {
+        let counting::Load { jobs, bytes } = self.counting.load();
+        (jobs, bytes)
+    }
+
+    /// Counts what is still to count, for at most `patience` by tokens and then by length, stops the counting threads, and
     /// waits as long at most for what still waits for the disk.
     pub fn stop(&self, patience: Duration) {
         self.learning.stop();
@@ -284,7 +300,7 @@ impl OpenCall {
         self.draft.as_ref().and_then(|draft| draft.marks.due())
     }
 
-    /// Hands what `observer` has read so far to the counting thread, if there is room for it.
+    /// Hands what `observer` has read so far to the counting threads, if there is room for it.
     pub fn mark(&mut self, observer: &mut dyn Observer) {
         let Some(draft) = &mut self.draft else { return };
         draft.marks.postpone();

@@ -108,6 +108,12 @@ families! {
     journal_append_seconds: Histogram in OWN_SECONDS;
     /// Appends to the journal that failed.
     journal_failures_total: IntCounter;
+    /// Calls, and marks of open ones, that wait until the tokens that their provider did not report are counted here.
+    counting_queued_jobs: IntGauge;
+    /// Bytes of requests and answers that are held for it, at most `counting.queue_bytes_max`.
+    counting_queued_bytes: IntGauge;
+    /// Calls counted by the length of their text alone, since too much waited to be counted or tokenmeter was to stop.
+    counting_by_length_total: IntCounter;
     /// Records that the ledger has taken from the journal.
     ledger_applied_records_total: IntCounter;
     /// Age of the oldest record that is in the journal and not yet in the ledger; 0 when all are.
@@ -280,6 +286,17 @@ impl Metrics {
     /// An append to the journal failed.
     pub fn journal_failed(&self) {
         self.families.journal_failures_total.inc();
+    }
+
+    /// So many calls and marks wait to be counted, and hold so many bytes.
+    pub fn counting(&self, jobs: usize, bytes: usize) {
+        self.families.counting_queued_jobs.set(i64::try_from(jobs).unwrap_or(i64::MAX));
+        self.families.counting_queued_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// A call that was to be counted was only measured.
+    pub fn counted_by_length(&self) {
+        self.families.counting_by_length_total.inc();
     }
 
     /// The ledger took `records` records.

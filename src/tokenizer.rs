@@ -7,14 +7,24 @@
 #![warn(clippy::arithmetic_side_effects)]
 
 pub mod calibration;
+mod counter;
+mod encodings;
+mod file;
 mod functions;
 pub mod measured;
+mod models;
 mod openai;
 mod vendors;
 
-use std::collections::HashSet;
+pub use counter::{Counted, Counter};
+pub use encodings::Tokenizer;
+pub use file::{FileTokenizer, NoTokenizer};
+pub use models::{OfFile, TEXT_BYTES_MAX, Tokenizers};
 
-use tiktoken_rs::{CoreBPE, cl100k_base_singleton, o200k_base_singleton};
+#[cfg(test)]
+pub(crate) use file::tests::WORDS;
+
+use counter::{BY_LENGTH, by_length, length, scaled};
 
 use self::calibration::{Calibration, Generated, Key};
 use self::measured::{Measured, Rule, measure};
@@ -23,27 +33,8 @@ use crate::usage::Estimate;
 use crate::wires::Countable;
 use crate::wires::prompt::Prompt;
 
-/// Longest text that is encoded in one piece. Encoding takes more than linear time in hostile text, and a regular
-/// expression gives up on a million blanks; at 16 KiB both are bounded, natural text counts the same as in one piece,
-/// and hostile text is off by less than one per cent.
-const PIECE_BYTES_MAX: usize = 16 * 1024;
-
-/// How a count by length alone is called.
-const BY_LENGTH: &str = "bytes";
 /// What is put behind a way of counting where reported calls have corrected it.
 const CALIBRATED: &str = "+calibrated";
-
-/// Bytes of a token where nothing better is known.
-const BYTES_PER_TOKEN: u64 = 4;
-
-/// A text's tokens, and how they were counted.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Counted {
-    /// How many.
-    pub tokens: u64,
-    /// `o200k`, `cl100k`, or `bytes` where a length was all there was.
-    pub method: &'static str,
-}
 
 /// What was counted of a call, before what others taught is added.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -73,42 +64,25 @@ pub struct Estimated {
     pub estimate: Estimate,
 }
 
-/// The tokens of `text` for `model`.
-pub fn count(text: &str, model: &str) -> Counted {
-    let (bpe, method) = encoding(model);
-    // None is allowed: what looks like a special token in a user's text is text.
-    let no_special_tokens = HashSet::new();
-    let mut counted = Counted { tokens: 0, method };
-    for piece in pieces(text) {
-        let tokens = bpe.count(piece, &no_special_tokens).ok().and_then(|tokens| u64::try_from(tokens).ok());
-        let tokens = tokens.unwrap_or_else(|| {
-            counted.method = BY_LENGTH;
-            by_length(length(piece))
-        });
-        counted.tokens = counted.tokens.saturating_add(tokens);
-    }
-    counted
-}
-
-/// Counts `prompt`, sent for `operation`, and `delivered` for `model` of `provider`; each `None` where the provider told
-/// that part. Slow.
+/// Counts `prompt`, sent for `operation`, and `delivered`, of a model of `provider`, by `counter`; each `None` where the
+/// provider told that part. Slow.
 pub fn count_parts(
     prompt: Option<&Prompt>,
     delivered: Option<&Countable>,
     operation: Operation,
-    model: &str,
+    counter: &Counter<'_>,
     provider: &str,
 ) -> Parts {
     Parts {
-        prompt: prompt.map(|prompt| measure(prompt, operation, model, provider)),
-        answer: delivered.map(|delivered| generated(delivered, model)),
+        prompt: prompt.map(|prompt| measure(prompt, operation, counter, provider)),
+        answer: delivered.map(|delivered| generated(delivered, counter)),
     }
 }
 
-/// The text of an answer of `model`, counted. Slow.
-pub fn generated(delivered: &Countable, model: &str) -> Generated {
-    let Counted { tokens, method } = count_all(delivered, model);
-    let rule = if openai::Family::of(model).is_some() { Rule::Exact } else { Rule::Scaled };
+/// The text of an answer, counted. Slow.
+pub fn generated(delivered: &Countable, counter: &Counter<'_>) -> Generated {
+    let Counted { tokens, method } = count_all(delivered, counter);
+    let rule = if openai::Family::of(counter.model()).is_some() { Rule::Exact } else { Rule::Scaled };
     Generated { tokens, calls: 0, method, rule }
 }
 
@@ -157,12 +131,8 @@ fn together(off: impl Iterator<Item = u64>) -> u64 {
 }
 
 /// The tokens of all that `countable` stands for: what it kept, at the same rate what it did not, and those known.
-fn count_all(countable: &Countable, model: &str) -> Counted {
-    let kept = if countable.text.is_empty() {
-        Counted { tokens: 0, method: encoding_name(model) }
-    } else {
-        count(&countable.text, model)
-    };
+fn count_all(countable: &Countable, counter: &Counter<'_>) -> Counted {
+    let kept = counter.count(&countable.text);
     let (beyond, method) = match (countable.bytes_beyond, length(&countable.text)) {
         (0, _) => (0, kept.method),
         (beyond, 0) => (by_length(beyond), BY_LENGTH),
@@ -171,121 +141,25 @@ fn count_all(countable: &Countable, model: &str) -> Counted {
     Counted { tokens: kept.tokens.saturating_add(beyond).saturating_add(countable.tokens), method }
 }
 
-/// `tokens · beyond / seen`, rounded down.
-fn scaled(tokens: u64, beyond: u64, seen: u64) -> u64 {
-    let product = u128::from(tokens).saturating_mul(u128::from(beyond));
-    product.checked_div(u128::from(seen)).and_then(|scaled| u64::try_from(scaled).ok()).unwrap_or(u64::MAX)
-}
-
-fn by_length(bytes: u64) -> u64 {
-    bytes.div_ceil(BYTES_PER_TOKEN)
-}
-
-fn length(text: &str) -> u64 {
-    u64::try_from(text.len()).unwrap_or(u64::MAX)
-}
-
-fn encoding(model: &str) -> (&'static CoreBPE, &'static str) {
-    match encoding_name(model) {
-        "cl100k" => (cl100k_base_singleton(), "cl100k"),
-        _ => (o200k_base_singleton(), "o200k"),
-    }
-}
-
-/// `cl100k` for the models that have it; `o200k` for all later ones, and for strangers.
-fn encoding_name(model: &str) -> &'static str {
-    let name = openai::bare(model);
-    let is_gpt_4 = name.strip_prefix("gpt-4").is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', ':']));
-    let older = ["gpt-3.5", "gpt-35", "text-embedding-", "davinci-002", "babbage-002"];
-    if is_gpt_4 || older.iter().any(|prefix| name.starts_with(prefix)) { "cl100k" } else { "o200k" }
-}
-
-/// `text` in pieces that are short, cut where the count does not change if such a place is there.
-fn pieces(text: &str) -> impl Iterator<Item = &str> {
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let (piece, after) = rest.split_at_checked(cut(rest)).unwrap_or((rest, ""));
-        rest = after;
-        Some(piece)
-    })
-}
-
-/// Where the first piece of `text` ends: before the last space between a visible character and a letter or digit,
-/// since both encodings begin a word with its space; else wherever the piece is full.
-fn cut(text: &str) -> usize {
-    if text.len() <= PIECE_BYTES_MAX {
-        return text.len();
-    }
-    let window = text.as_bytes().get(..PIECE_BYTES_MAX).unwrap_or_default();
-    let safe = window.windows(3).rposition(
-        |three| matches!(three, [before, b' ', after] if before.is_ascii_graphic() && after.is_ascii_alphanumeric()),
-    );
-    safe.map_or_else(|| text.floor_char_boundary(PIECE_BYTES_MAX), |at| at.saturating_add(1))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ids::UpstreamName;
     use crate::wires::prompt::Message;
 
+    fn count(text: &str) -> u64 {
+        Tokenizers::default().counter("any", "gpt-5").count(text).tokens
+    }
+
     fn countable(text: &str) -> Countable {
         Countable { text: text.to_owned(), ..Countable::default() }
     }
 
-    #[test]
-    fn a_model_has_its_encoding() {
-        for model in
-            ["gpt-4", "gpt-4-turbo", "gpt-4-0613", "gpt-3.5-turbo", "gpt-35-turbo", "ft:gpt-4:acme", "openai/gpt-4"]
-        {
-            assert_eq!(encoding_name(model), "cl100k", "{model}");
-        }
-        for model in ["gpt-4o", "gpt-4.1-mini", "gpt-4.5-preview", "gpt-5", "o4-mini", "claude-sonnet-4-5", "", "gpt-6"]
-        {
-            assert_eq!(encoding_name(model), "o200k", "{model}");
-        }
-        assert_eq!(encoding_name("text-embedding-3-small"), "cl100k");
-    }
-
-    #[test]
-    fn known_texts_have_their_known_counts() {
-        // Of OpenAI's own cookbook: "tiktoken is great!" has six tokens in both encodings.
-        assert_eq!(count("tiktoken is great!", "gpt-4"), Counted { tokens: 6, method: "cl100k" });
-        assert_eq!(count("tiktoken is great!", "gpt-5"), Counted { tokens: 6, method: "o200k" });
-        assert_eq!(count("", "gpt-5").tokens, 0);
-        assert!(count("<|endoftext|>", "gpt-5").tokens > 1, "a special token in a user's text is text");
-    }
-
-    #[test]
-    fn natural_text_counts_the_same_in_pieces() {
-        let sentence =
-            "Tokens are counted, e.g. 42 of them, where a provider (any one) reports nothing; fn main() { x += 1 }\n";
-        let text = sentence.repeat(1_000);
-        for model in ["gpt-5", "gpt-4"] {
-            let whole = encoding(model).0.count(&text, &HashSet::new()).unwrap();
-            assert_eq!(count(&text, model).tokens, u64::try_from(whole).unwrap());
-        }
-        assert!(pieces(&text).count() > 5);
-        assert_eq!(pieces(&text).collect::<String>(), text);
-    }
-
-    #[test]
-    fn hostile_text_is_counted_to_its_end() {
-        for unit in ["a", " ", "=", "\n", "客", "🦀", "\u{301}"] {
-            let text = unit.repeat(1_100_000 / unit.len());
-            assert!(pieces(&text).all(|piece| !piece.is_empty() && piece.len() <= PIECE_BYTES_MAX));
-            assert_eq!(pieces(&text).map(str::len).sum::<usize>(), text.len());
-            let counted = count(&text, "gpt-5");
-            assert!(counted.tokens > 1_000 && counted.method == "o200k", "{unit:?}: {counted:?}");
-        }
-    }
-
     /// An estimate before anything was learned.
     fn cold(prompt: Option<&Prompt>, delivered: Option<&Countable>, known: u64, model: &str) -> Estimated {
-        let parts = count_parts(prompt, delivered, Operation::Chat, model, "someone");
+        let tokenizers = Tokenizers::default();
+        let counter = tokenizers.counter("someone", model);
+        let parts = count_parts(prompt, delivered, Operation::Chat, &counter, "someone");
         let upstream = UpstreamName::parse("someone").unwrap();
         let key = Key { upstream, model: model.to_owned(), operation: Operation::Chat };
         estimate(&parts, known, &Calibration::default(), &key, true)
@@ -293,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_conversation_costs_more_than_its_text() {
-        let text = count("hello world", "gpt-5").tokens;
+        let text = count("hello world");
         let input = |prompt: &Prompt| cold(Some(prompt), None, 0, "gpt-4o").input;
         let bare = Prompt { texts: vec!["hello world".to_owned()], ..Prompt::default() };
         assert_eq!(input(&bare), Some(text));
@@ -306,7 +180,7 @@ mod tests {
     #[test]
     fn what_was_not_kept_counts_at_the_rate_of_what_was() {
         let text = "one two three four five six seven eight";
-        let kept = count(text, "gpt-5").tokens;
+        let kept = count(text);
         let delivered = Countable { bytes_beyond: 3 * u64::try_from(text.len()).unwrap(), ..countable(text) };
         assert_eq!(cold(None, Some(&delivered), 0, "gpt-5").output, Some(4 * kept));
         let estimated = cold(Some(&Prompt::of_length(4_001)), None, 0, "gpt-5");

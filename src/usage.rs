@@ -160,7 +160,7 @@ pub struct Estimate {
     pub low: u64,
     /// Total tokens that the truth is unlikely to be above.
     pub high: u64,
-    /// How it was counted: `o200k`, `cl100k`, `bytes`.
+    /// How it was counted: by which tokenizer, `o200k` or `cl100k` or another's name, or by `bytes` alone.
     pub method: String,
     /// Calls with reported usage that the method learned from.
     pub observations: u64,

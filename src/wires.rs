@@ -12,6 +12,7 @@ pub mod azure;
 pub mod bedrock;
 pub mod cloudflare;
 pub mod cohere;
+pub mod counts;
 pub mod dashscope;
 pub mod delivered;
 pub mod gemini;
@@ -22,6 +23,7 @@ pub mod ollama;
 pub mod openai;
 pub mod prompt;
 mod retold;
+pub mod shape;
 pub mod tgi;
 mod told;
 pub mod vertex;
@@ -37,6 +39,7 @@ use serde_json::value::RawValue;
 use crate::operation::Operation;
 use crate::usage::{Anomaly, TokenCounts, Units};
 
+use counts::CountRequest;
 use delivered::Delivered;
 use prompt::Prompt;
 
@@ -199,6 +202,17 @@ pub trait Wire: Sync + Debug {
 
     /// A reader of one answer. `provider` settles what servers of one wire do differently.
     fn observer(&self, operation: Operation, provider: &str) -> Box<dyn Observer>;
+
+    /// What has the provider itself count the prompt of `body`, which went to `path` for `operation`; `None` where it has no
+    /// endpoint for it.
+    fn count_request(&self, _operation: Operation, _path: &str, _body: &[u8]) -> Option<CountRequest> {
+        None
+    }
+
+    /// The count that it answers.
+    fn counted(&self, _answer: &[u8]) -> Option<u64> {
+        None
+    }
 
     /// What of a request body the provider counts as prompt; `None` where it cannot be read.
     fn prompt(&self, operation: Operation, body: &[u8]) -> Option<Prompt>;

@@ -14,6 +14,7 @@ use serde_json::Value;
 use support::Row;
 use tokenmeter::ids::UpstreamName;
 use tokenmeter::operation::Operation;
+use tokenmeter::tokenizer::Tokenizers;
 use tokenmeter::tokenizer::calibration::{Calibration, Key, Lesson, Prediction};
 use tokenmeter::tokenizer::measured::{Measured, measure};
 use tokenmeter::wires::{self, Consumption};
@@ -24,7 +25,7 @@ const LEARNED_FROM: u64 = 20;
 const OWN: [&str; 2] = ["azure", "openai"];
 
 /// The row's key as the meter makes it, and its prompt as its rule counts it; `None` where that teaches nothing.
-fn measured(row: &Row) -> Option<(Key, Measured)> {
+fn measured(row: &Row, tokenizers: &Tokenizers) -> Option<(Key, Measured)> {
     let upstream = wires::by_name(row.wire()?).unwrap();
     let method: Method = row.method.as_deref().unwrap_or("POST").parse().unwrap();
     let exchange = wires::recognise(upstream, &method, row.path().split('?').next().unwrap());
@@ -41,7 +42,7 @@ fn measured(row: &Row) -> Option<(Key, Measured)> {
     let answered = text(row.expected.get("model"));
     let prompt = exchange.wire.prompt(exchange.operation, row.request_body.to_string().as_bytes())?;
     let model = answered.or(requested)?;
-    let measured = measure(&prompt, exchange.operation, &model, &row.provider);
+    let measured = measure(&prompt, exchange.operation, &tokenizers.counter(&row.provider, &model), &row.provider);
     let upstream = UpstreamName::parse(&row.provider).unwrap();
     let key = Key { upstream, model, operation: exchange.operation };
     (is_conversation && !measured.has_unseen && prompt.bytes_beyond == 0).then_some((key, measured))
@@ -95,12 +96,12 @@ fn off(outcomes: &[(f64, bool)], of_hundred: usize) -> f64 {
 #[test]
 fn what_was_learned_from_recorded_calls_comes_close_and_says_how_close() {
     let Some(rows) = support::rows() else { return };
-    let mut calibration = Calibration::default();
+    let (mut calibration, tokenizers) = (Calibration::default(), Tokenizers::default());
     let mut table: BTreeMap<&str, Line> = BTreeMap::new();
     let is_told = |row: &&Row| row.metered && row.usage_present && row.status.is_none_or(|status| status == 200);
     for row in rows.iter().filter(is_told).filter(|row| row.request_body.is_object() && !row.is_contradiction()) {
         let Some(prompt_tokens) = row.expected("input_tokens_total").filter(|tokens| *tokens > 0) else { continue };
-        let Some((key, measured)) = measured(row) else { continue };
+        let Some((key, measured)) = measured(row, &tokenizers) else { continue };
         let predicted = calibration.prompt(&key, &measured);
         let whose = if OWN.contains(&row.provider.as_str()) { "(OpenAI's own)" } else { "(all others)" };
         for name in [row.provider.as_str(), whose] {

@@ -227,8 +227,7 @@ fn recorded_prompts_are_read() {
         let body = row.request_body.to_string();
         let prompt = exchange.wire.prompt(exchange.operation, body.as_bytes());
         let has_prompt = prompt.is_some_and(|prompt| {
-            let said = prompt.messages.iter().any(|message| !message.text.is_empty() || !message.calls.is_empty());
-            said || !prompt.texts.is_empty() || prompt.tokens > 0 || !prompt.images.is_empty() || prompt.has_unseen
+            !prompt.messages.is_empty() || !prompt.texts.is_empty() || prompt.tokens > 0 || prompt.has_unseen
         });
         if !has_prompt && !is_template && !is_multipart && !tells_units_alone(row) {
             wrong.push(format!("{} {} {:?} {}", row.id, row.framing, row.streaming, body.get(..200).unwrap_or(&body)));

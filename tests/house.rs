@@ -92,6 +92,8 @@ fn what_is_kept_to_one_room_is_only_there() {
         ("tokio_postgres::", "ledger"),
         ("genai_prices::", "pricing"),
         ("tiktoken_rs::", "tokenizer"),
+        ("tiktoken::", "tokenizer"),
+        ("tokenizers::", "tokenizer"),
     ];
     for file in source_files(&source()) {
         let text = std::fs::read_to_string(&file).unwrap();

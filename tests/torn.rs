@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use tokenmeter::ids::RecordId;
 use tokenmeter::journal::{Journal, JournalError, Kind, Limits, Opened, Position, Reader, Settings};
 use tokenmeter::ledger::{Filter, Ledger, catch_up};
-use tokenmeter::meter::{Meter, Moment};
+use tokenmeter::meter::{self, Meter, Moment};
 use tokenmeter::metrics::{self, Metrics};
 use tokenmeter::pricing::PriceBook;
 use tokenmeter::record::{Intent, Record, Tags};
@@ -211,7 +211,8 @@ fn apply(folder: &Path) {
 fn start(folder: &Path) -> Result<usize, JournalError> {
     let Opened { journal, open_intents, mut progress, .. } = open(folder)?;
     let metrics = Arc::new(Metrics::new(metrics::Limits::default()));
-    let meter = Meter::start(Arc::new(journal), Arc::new(PriceBook::bundled()), metrics).unwrap();
+    let meter =
+        Meter::start(Arc::new(journal), Arc::new(PriceBook::bundled()), metrics, &meter::Settings::default()).unwrap();
     let open = open_intents.len();
     for intent in open_intents {
         let brought = progress.remove(&intent.id);

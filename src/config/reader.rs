@@ -153,6 +153,17 @@ impl<'a> Section<'a> {
         text
     }
 
+    /// A list of texts.
+    pub(super) fn texts(&self, key: &'static str) -> Option<Vec<&'a str>> {
+        let value = self.value(key)?;
+        let texts =
+            value.get_ref().as_array().and_then(|items| items.iter().map(|item| item.get_ref().as_str()).collect());
+        if texts.is_none() {
+            self.wrong_type(key, value, "a list of texts in quotes");
+        }
+        texts
+    }
+
     pub(super) fn flag(&self, key: &'static str) -> Option<bool> {
         let value = self.value(key)?;
         let flag = value.get_ref().as_bool();

@@ -191,6 +191,65 @@ fn what_cannot_be_recorded_is_refused_unless_told_to_pass() {
 }
 
 #[test]
+fn a_tokenizer_of_a_file_counts_for_whom_it_is_configured() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokenizer.json");
+    std::fs::write(&file, crate::tokenizer::WORDS).unwrap();
+    let text =
+        format!("[counting]\ntext_bytes_max = 65536\n[[tokenizer]]\nfile = {file:?}\nupstreams = [\"a\"]\n{UPSTREAM}");
+    let tokenizers = config(&text).unwrap().counting.tokenizers;
+    assert_eq!(tokenizers.counter("a", "m").count("hello world").tokens, 2);
+    assert_eq!(tokenizers.counter("b", "m").name(), "o200k");
+    let unread = read(text.as_bytes(), None, &env, Wanted::OfLedger, WIRES).unwrap().counting.tokenizers;
+    assert_eq!(unread.counter("a", "m").name(), "o200k", "a command that does not count does not read it");
+}
+
+#[test]
+fn what_is_wrong_with_a_tokenizer_is_told() {
+    insta::assert_snapshot!(problems(&format!(r#"
+[counting]
+threads = 0
+queue_bytes_max = 1
+preload = "yes"
+
+[[tokenizer]]
+file = "nowhere/tokenizer.json"
+models = ["llama-3*"]
+
+[[tokenizer]]
+file = "Cargo.toml"
+upstreams = ["a", "b"]
+
+[[tokenizer]]
+models = [1]
+
+[[tokenizer]]
+file = "Cargo.toml"
+{UPSTREAM}"#)), @r#"
+    t.toml:3: `counting.threads` is 0
+        must be from 1 to 64; the default is 1
+    t.toml:4: `counting.queue_bytes_max` is 1
+        must be from 1048576 to 17179869184; the default is 67108864
+    t.toml:5: `counting.preload` is a text
+        must be true or false
+    t.toml:8: `tokenizer.file` names nowhere/tokenizer.json, which cannot be read: No such file or directory (os error 2)
+        name a tokenizer.json in the format of Hugging Face's library, readable by this process
+    t.toml:12: `tokenizer.file` names Cargo.toml, which is no tokenizer: invalid type: sequence, expected struct Tokenizer at line 1 column 1
+        name a tokenizer.json in the format of Hugging Face's library, readable by this process
+    t.toml:13: `tokenizer.upstreams` names "b", which is no configured upstream
+        known: a
+    t.toml:15: `tokenizer.file` is missing
+        name the tokenizer.json that comes with the model's weights
+    t.toml:16: `tokenizer.models` is a list
+        must be a list of texts in quotes
+    t.toml:19: `tokenizer.file` is given for nobody
+        name `upstreams`, or `models` such as ["llama-3*"], or both
+    t.toml:19: `tokenizer.file` names Cargo.toml, which is no tokenizer: invalid type: sequence, expected struct Tokenizer at line 1 column 1
+        name a tokenizer.json in the format of Hugging Face's library, readable by this process
+    "#);
+}
+
+#[test]
 fn a_file_that_is_no_toml_says_where() {
     insta::assert_snapshot!(problems("[listen]\nproxy = \n[[upstream]\nname = 'a"), @r#"
     t.toml:2: is not TOML: string values must be quoted, expected literal string
@@ -209,6 +268,7 @@ fn the_reference_documents_every_key_and_no_other() {
     read_document(&document, &root, &env, Wanted::None, WIRES).unwrap();
     // A table that may come often or not at all has the keys that it would ask for.
     payers::key(&Section::empty(&document, "key"), None, &mut HashMap::default());
+    counting::tokenizer(&Section::empty(&document, "tokenizer"), &[], false);
     let mut section = String::new();
     let mut written = BTreeSet::new();
     for line in REFERENCE.lines() {
@@ -231,7 +291,7 @@ fn the_reference_has_every_default() {
     let default = config("").unwrap();
     assert_eq!(format!("{:?}", reference.proxy), format!("{:?}", default.proxy));
     assert_eq!(reference.ledger, default.ledger);
-    assert_eq!(reference.counting, default.counting);
+    assert_eq!(format!("{:?}", reference.counting), format!("{:?}", default.counting));
     assert_eq!(reference.report.timezone, default.report.timezone);
     assert_eq!(format!("{:?}", reference.admin), format!("{:?}", default.admin));
     assert_eq!(reference.attribution.trust_headers, default.attribution.trust_headers);
@@ -471,6 +531,6 @@ fn a_shared_ledger_is_named_by_its_variable_and_never_shown() {
     ");
     let unset = error("[ledger]\npostgres_url_env = \"UNSET\"");
     assert!(unset.contains("`UNSET`, which is not set"), "{unset}");
-    let aged = error("[ledger]\npostgres_url_env = \"URL\"\nkeep_records_days = 90");
-    assert!(aged.contains("records in PostgreSQL are kept for ever"), "{aged}");
+    let aged = read(&named.replace("[ledger]", "[ledger]\nkeep_records_days = 90"), Wanted::All).unwrap();
+    assert_eq!(aged.ledger.keep_records, Some(SignedDuration::from_hours(90 * 24)));
 }

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use memchr::{memchr2, memchr3};
+use memchr::{memchr, memchr2, memchr3};
 
 /// A value longer than this is not kept.
 pub const VALUE_BYTES_MAX: usize = 256 << 10;
@@ -23,6 +23,7 @@ const KEY_BYTES_MAX: usize = 256;
 /// Of another member that comes twice, the last counts.
 pub struct Members {
     wanted: &'static [&'static str],
+    /// What has come of them, in the order in which they are wanted: most never come.
     found: Vec<Found>,
     state: State,
     /// Bytes of earlier chunks.
@@ -32,8 +33,8 @@ pub struct Members {
     after_backslash: bool,
     /// The objects and arrays entered, where paths are wanted, outermost first.
     levels: Vec<Level>,
-    /// Which wanted member the value at hand is.
-    wanted_at_hand: Option<usize>,
+    /// Which of `found` the value at hand is.
+    at_hand: Option<usize>,
     value_at: u64,
     is_empty: bool,
     opening: Option<u64>,
@@ -49,8 +50,13 @@ struct Level {
 }
 
 /// What is known of one wanted member.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Found {
+    /// Its place among the wanted.
+    place: usize,
+    wanted: &'static str,
+    /// Whether its path leads through an array, so that there are many values.
+    is_many: bool,
     value: Vec<u8>,
     /// The bytes of `value` that came to their end: of many values the last may be cut off.
     whole_bytes: usize,
@@ -92,14 +98,14 @@ impl Members {
     pub fn new(wanted: &'static [&'static str]) -> Self {
         Self {
             wanted,
-            found: vec![Found::default(); wanted.len()],
+            found: Vec::new(),
             state: State::Opening,
             offset: 0,
             key: Vec::new(),
             key_has_escape: false,
             after_backslash: false,
             levels: Vec::new(),
-            wanted_at_hand: None,
+            at_hand: None,
             value_at: 0,
             is_empty: true,
             opening: None,
@@ -133,7 +139,7 @@ impl Members {
 
     /// Whether every wanted member has been seen to its end: nothing more is to be learned, unless one comes again.
     pub fn has_all(&self) -> bool {
-        self.found.iter().all(|found| found.range.is_some())
+        self.found.len() == self.wanted.len() && self.found.iter().all(|found| found.range.is_some())
     }
 
     /// Whether the object has been seen to its end.
@@ -195,34 +201,36 @@ impl Members {
         object
     }
 
+    /// Of those that have come, the first names of paths of two, each once, in the order in which they are wanted.
     fn outer_names(&self) -> impl Iterator<Item = &'static str> {
         let mut last = None;
-        self.wanted
-            .iter()
-            .filter_map(|wanted| path_of_two(wanted))
+        self.whole()
+            .filter_map(Found::path_of_two)
             .map(|(outer, _)| outer)
             .filter(move |outer| last.replace(*outer) != Some(outer))
     }
 
     fn write_level(&self, outer: Option<&str>, object: &mut Vec<u8>) {
-        for (wanted, found) in self.wanted.iter().zip(&self.found) {
-            let name = match (outer, path_of_two(wanted)) {
-                (None, None) => wanted,
+        for found in self.whole() {
+            let name = match (outer, found.path_of_two()) {
+                (None, None) => found.wanted,
                 (Some(outer), Some((its_outer, name))) if its_outer == outer => name,
                 (Some(_) | None, _) => continue,
             };
-            if found.range.is_some() && !found.is_truncated {
-                write_key(name, object);
-                object.extend_from_slice(found.value.get(..found.whole_bytes).unwrap_or_default());
-                if is_many(wanted) {
-                    object.push(b']');
-                }
+            write_key(name, object);
+            object.extend_from_slice(found.value.get(..found.whole_bytes).unwrap_or_default());
+            if found.is_many {
+                object.push(b']');
             }
         }
     }
 
+    fn whole(&self) -> impl Iterator<Item = &Found> {
+        self.found.iter().filter(|found| found.range.is_some() && !found.is_truncated)
+    }
+
     fn of(&self, name: &str) -> Option<&Found> {
-        self.wanted.iter().zip(&self.found).find(|(wanted, _)| **wanted == name).map(|(_, found)| found)
+        self.found.iter().find(|found| found.wanted == name)
     }
 
     fn is_in_value(&self) -> bool {
@@ -337,15 +345,20 @@ impl Members {
         let decoded = if self.key_has_escape { decode(&self.key) } else { None };
         let key = decoded.as_deref().map_or(self.key.as_slice(), str::as_bytes);
         let path = self.levels.last().map_or("", |level| level.path);
-        let mut wanted_at_hand = None;
+        let mut at_hand = None;
         let mut entered = None;
-        for (index, wanted) in self.wanted.iter().enumerate() {
+        // A key that looks like a path is none.
+        let is_path = memchr(b'.', key).is_some();
+        for (place, wanted) in self.wanted.iter().enumerate().filter(|_| !is_path) {
+            // Most names differ in their first letter.
+            if wanted.as_bytes().get(path.len()) != key.first() {
+                continue;
+            }
             let after = wanted.strip_prefix(path).and_then(|rest| Some(rest.as_bytes().strip_prefix(key)?.len()));
-            // A key that looks like a path is none.
-            let Some(after) = after.filter(|_| !key.contains(&b'.')) else { continue };
+            let Some(after) = after else { continue };
             let name_end = wanted.len().saturating_sub(after);
             match (first, wanted.as_bytes().get(name_end..).unwrap_or_default()) {
-                (_, []) => wanted_at_hand = Some(index),
+                (_, []) => at_hand = Some((place, *wanted)),
                 (b'{', [b'.', ..]) => entered = wanted.get(..name_end.saturating_add(1)).map(|path| (path, false)),
                 (b'[', [b'[', b']', b'.', ..]) => {
                     entered = wanted.get(..name_end.saturating_add(3)).map(|path| (path, true));
@@ -356,16 +369,28 @@ impl Members {
         if let Some((path, is_array)) = entered {
             return self.enter(path, is_array);
         }
-        self.wanted_at_hand = wanted_at_hand;
+        self.at_hand = at_hand.map(|(place, wanted)| self.begin(place, wanted));
         self.value_at = here;
-        if let Some((index, found)) = wanted_at_hand.and_then(|index| Some((index, self.found.get_mut(index)?))) {
-            if !self.wanted.get(index).is_some_and(|wanted| is_many(wanted)) {
-                *found = Found::default();
-            } else if !found.is_truncated {
+        self.skip_or_keep(first)
+    }
+
+    /// A value of the wanted member at `place` begins; where it will be found.
+    fn begin(&mut self, place: usize, wanted: &'static str) -> usize {
+        let index = self.found.partition_point(|found| found.place < place);
+        if let Some(found) = self.found.get_mut(index).filter(|found| found.place == place && found.is_many) {
+            if !found.is_truncated {
                 found.value.push(if found.value.is_empty() { b'[' } else { b',' });
             }
+            return index;
         }
-        self.skip_or_keep(first)
+        let is_many = is_many(wanted);
+        let value = if is_many { vec![b'['] } else { Vec::new() };
+        let begun = Found { place, wanted, is_many, value, whole_bytes: 0, range: None, is_truncated: false };
+        match self.found.get_mut(index) {
+            Some(found) if found.place == place => *found = begun,
+            Some(_) | None => self.found.insert(index, begun),
+        }
+        index
     }
 
     /// The state for the value that begins with `first`.
@@ -430,9 +455,8 @@ impl Members {
     }
 
     fn keep(&mut self, part: &[u8]) {
-        let Some(index) = self.wanted_at_hand else { return };
-        let Some((wanted, found)) = self.wanted.get(index).zip(self.found.get_mut(index)) else { return };
-        let bytes_max = if is_many(wanted) { VALUES_BYTES_MAX } else { VALUE_BYTES_MAX };
+        let Some(found) = self.at_hand.and_then(|index| self.found.get_mut(index)) else { return };
+        let bytes_max = if found.is_many { VALUES_BYTES_MAX } else { VALUE_BYTES_MAX };
         if found.is_truncated || found.value.len().saturating_add(part.len()) > bytes_max {
             found.is_truncated = true;
             found.value = Vec::new();
@@ -443,7 +467,7 @@ impl Members {
 
     fn value_ends(&mut self, at: usize) {
         let end = self.offset.saturating_add(length(at));
-        if let Some(found) = self.wanted_at_hand.take().and_then(|index| self.found.get_mut(index)) {
+        if let Some(found) = self.at_hand.take().and_then(|index| self.found.get_mut(index)) {
             found.range = Some(self.value_at..end);
             found.whole_bytes = found.value.len();
         }
@@ -461,9 +485,11 @@ impl fmt::Debug for Members {
     }
 }
 
-/// The two names of a path of two.
-fn path_of_two(wanted: &'static str) -> Option<(&'static str, &'static str)> {
-    wanted.split_once('.').filter(|(_, name)| !name.contains('.') && !is_many(wanted))
+impl Found {
+    /// The two names of a path of two.
+    fn path_of_two(&self) -> Option<(&'static str, &'static str)> {
+        self.wanted.split_once('.').filter(|(_, name)| !name.contains('.') && !self.is_many)
+    }
 }
 
 /// Whether a path leads through an array, so that there are many values.

@@ -13,6 +13,7 @@ mod keys;
 mod migrations;
 mod partitions;
 mod records;
+mod retention;
 mod settings;
 mod tls;
 mod verify;

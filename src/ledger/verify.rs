@@ -171,16 +171,21 @@ pub(super) fn walk(
     Ok(Ok(records))
 }
 
-/// What was removed, and what is left that is as old, must be what the old buckets sum to. A sum that is as large as a
-/// bucket can hold is not compared.
-pub(super) fn compare_removed(before: Timestamp, removed_and_left: &Counts, buckets: &Counts) -> Option<Difference> {
+/// What was removed, and what is left that is as old, must be what the old buckets sum to: their tokens. A sum that is as
+/// large as a bucket can hold is not compared.
+pub(super) fn compare_removed(
+    before: Timestamp,
+    removed_and_left: &Counts,
+    buckets: &Counts,
+) -> Result<i128, Difference> {
     let limit = i128::from(i64::MAX);
     let mut pairs = removed_and_left.named().zip(buckets.named());
-    let ((column, sum), (_, kept)) =
-        pairs.find(|((_, sum), (_, kept))| sum != kept && *sum < limit && *kept < limit)?;
-    Some(Difference(format!(
-        "the buckets before {before} have {column} = {kept}, their records, most of them removed, summed to {sum}"
-    )))
+    match pairs.find(|((_, sum), (_, kept))| sum != kept && *sum < limit && *kept < limit) {
+        None => Ok(buckets.total_tokens()),
+        Some(((column, sum), (_, kept))) => Err(Difference(format!(
+            "the buckets before {before} have {column} = {kept}, their records, most of them removed, summed to {sum}"
+        ))),
+    }
 }
 
 /// How sums and what they are of are called.

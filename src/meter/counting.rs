@@ -1,7 +1,8 @@
-//! Counting: a thread that counts tokens where a provider did not, so that the data path never does.
+//! Counting: threads that count tokens where a provider did not, so that the data path never does.
+
+mod queue;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -11,6 +12,11 @@ use super::learning::Learning;
 use super::progress::Mark;
 use super::settlement::CountJob;
 use crate::record::{Progress, Record};
+use crate::tokenizer::Tokenizers;
+
+pub(super) use queue::Load;
+
+use queue::Queue;
 
 /// Calls that may wait to be counted; beyond it a call is counted by its length.
 const QUEUE_CALLS_MAX: usize = 1024;
@@ -18,22 +24,46 @@ const QUEUE_CALLS_MAX: usize = 1024;
 const QUEUE_MARKS_MAX: usize = 1024;
 /// Where more of them wait, text is measured and not counted.
 const MARKS_HURRY_ABOVE: usize = 128;
+/// Bytes of requests and answers that may wait to be counted, where nothing else is said.
+pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// The counting thread's handle.
+/// How tokens are counted that a provider does not report.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Whose tokens they are, and of how much text.
+    pub tokenizers: Tokenizers,
+    /// Threads that count; no more than there are cores.
+    pub threads: usize,
+    /// Bytes of requests and answers that may wait to be counted; beyond it a call is counted by its length.
+    pub queue_bytes_max: usize,
+    /// Whether calls with reported usage teach what those without are likely to be.
+    pub learn: bool,
+    /// Whether the tokenizers' tables are made at the start instead of on first need.
+    pub preload: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            tokenizers: Tokenizers::default(),
+            threads: 1,
+            queue_bytes_max: QUEUE_BYTES_MAX,
+            learn: true,
+            preload: false,
+        }
+    }
+}
+
+/// The counting threads' handle.
 #[derive(Debug)]
 pub(super) struct Counting {
     books: Bookkeeping,
+    queue: Arc<Queue<Job>>,
     learning: Arc<Learning>,
     /// Set when stopping: past it, what waits is counted by its length.
     hurry_after: Arc<OnceLock<Instant>>,
     marks_waiting: Arc<AtomicUsize>,
-    worker: Mutex<Option<Worker>>,
-}
-
-#[derive(Debug)]
-struct Worker {
-    jobs: SyncSender<Job>,
-    thread: JoinHandle<()>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// What the thread has to do.
@@ -44,22 +74,59 @@ enum Job {
     Mark(Box<Mark>),
 }
 
+/// A counting thread.
+struct Worker {
+    books: Bookkeeping,
+    learning: Arc<Learning>,
+    queue: Arc<Queue<Job>>,
+    hurry_after: Arc<OnceLock<Instant>>,
+    marks_waiting: Arc<AtomicUsize>,
+    /// The first of them also does what must be done in order: marks.
+    is_first: bool,
+}
+
 impl Counting {
-    pub(super) fn start(books: Bookkeeping, learning: Arc<Learning>) -> std::io::Result<Self> {
-        let (jobs, inbox) = sync_channel(QUEUE_CALLS_MAX + QUEUE_MARKS_MAX);
-        let hurry_after = Arc::default();
-        let marks_waiting = Arc::default();
-        let (their_books, their_hurry) = (books.clone(), Arc::clone(&hurry_after));
-        let (their_learning, their_waiting) = (Arc::clone(&learning), Arc::clone(&marks_waiting));
-        let thread = std::thread::Builder::new()
-            .name("counting".into())
-            .spawn(move || work(&their_books, &their_learning, &inbox, &their_hurry, &their_waiting))?;
-        Ok(Self { books, learning, hurry_after, marks_waiting, worker: Mutex::new(Some(Worker { jobs, thread })) })
+    pub(super) fn start(books: Bookkeeping, learning: Arc<Learning>, settings: &Settings) -> std::io::Result<Self> {
+        let queue = Arc::new(Queue::new(QUEUE_CALLS_MAX + QUEUE_MARKS_MAX, settings.queue_bytes_max));
+        let counting = Self {
+            books,
+            learning,
+            queue,
+            hurry_after: Arc::default(),
+            marks_waiting: Arc::default(),
+            threads: Mutex::default(),
+        };
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = (0..settings.threads.clamp(1, cores)).map(|number| {
+            let worker = Worker {
+                books: counting.books.clone(),
+                learning: Arc::clone(&counting.learning),
+                queue: Arc::clone(&counting.queue),
+                hurry_after: Arc::clone(&counting.hurry_after),
+                marks_waiting: Arc::clone(&counting.marks_waiting),
+                is_first: number == 0,
+            };
+            let preload = settings.preload && worker.is_first;
+            std::thread::Builder::new().name("counting".into()).spawn(move || {
+                if preload {
+                    worker.books.tokenizers.load();
+                }
+                worker.work();
+            })
+        });
+        match threads.collect::<std::io::Result<Vec<_>>>() {
+            Ok(threads) => Ok(Self { threads: Mutex::new(threads), ..counting }),
+            Err(error) => {
+                counting.queue.close();
+                Err(error)
+            }
+        }
     }
 
     pub(super) fn submit(&self, job: Box<CountJob>) {
-        if let Err(Job::Count(refused)) = self.send(Job::Count(job)) {
-            commit(&self.books, refused.count_by_length(&self.learning));
+        let bytes = job.held_bytes();
+        if let Err(Job::Count(refused)) = self.queue.push(Job::Count(job), bytes) {
+            commit_by_length(&self.books, &self.learning, *refused);
         }
     }
 
@@ -71,49 +138,49 @@ impl Counting {
     /// Whether the mark will be put into the journal.
     pub(super) fn mark(&self, mark: Box<Mark>) -> bool {
         self.marks_waiting.fetch_add(1, Ordering::Relaxed);
-        let is_taken = self.send(Job::Mark(mark)).is_ok();
+        let bytes = mark.held_bytes();
+        let is_taken = self.queue.push(Job::Mark(mark), bytes).is_ok();
         if !is_taken {
             self.marks_waiting.fetch_sub(1, Ordering::Relaxed);
         }
         is_taken
     }
 
-    fn send(&self, job: Job) -> Result<(), Job> {
-        let jobs = self.worker.lock().ok().and_then(|worker| worker.as_ref().map(|worker| worker.jobs.clone()));
-        let Some(jobs) = jobs else { return Err(job) };
-        jobs.try_send(job).map_err(|error| match error {
-            TrySendError::Full(job) | TrySendError::Disconnected(job) => job,
-        })
+    /// What waits to be counted.
+    pub(super) fn load(&self) -> Load {
+        self.queue.load()
     }
 
-    /// Counts what waits, in a hurry once `patience` has passed, then ends the thread.
+    /// Counts what waits, in a hurry once `patience` has passed, then ends the threads.
     pub(super) fn stop(&self, patience: Duration) {
         self.hurry_after.get_or_init(|| Instant::now() + patience);
-        let worker = self.worker.lock().ok().and_then(|mut worker| worker.take());
-        if let Some(Worker { jobs, thread }) = worker {
-            drop(jobs);
+        self.queue.close();
+        let threads = self.threads.lock().map(|mut threads| std::mem::take(&mut *threads)).unwrap_or_default();
+        for thread in threads {
             if thread.join().is_err() {
-                tracing::error!("the counting thread panicked; calls it held become orphans");
+                tracing::error!("a counting thread panicked; calls it held become orphans");
             }
         }
     }
 }
 
-fn work(
-    books: &Bookkeeping,
-    learning: &Learning,
-    inbox: &Receiver<Job>,
-    hurry_after: &OnceLock<Instant>,
-    marks_waiting: &AtomicUsize,
-) {
-    while let Ok(job) = inbox.recv() {
-        let is_late = hurry_after.get().is_some_and(|late| Instant::now() >= *late);
-        match job {
-            Job::Count(job) => commit(books, if is_late { job.count_by_length(learning) } else { job.count(learning) }),
-            Job::Mark(mark) => {
-                let waiting = marks_waiting.fetch_sub(1, Ordering::Relaxed);
-                if !mark.is_late() {
-                    note(books, &mark.count(is_late || waiting > MARKS_HURRY_ABOVE));
+impl Worker {
+    fn work(&self) {
+        let is_mine = |job: &Job| match job {
+            Job::Count(_) => true,
+            Job::Mark(_) => self.is_first,
+        };
+        while let Some((job, _held)) = self.queue.pop(is_mine) {
+            let is_late = self.hurry_after.get().is_some_and(|late| Instant::now() >= *late);
+            match job {
+                Job::Count(job) if is_late => commit_by_length(&self.books, &self.learning, *job),
+                Job::Count(job) => commit(&self.books, job.count(&self.learning)),
+                Job::Mark(mark) => {
+                    let waiting = self.marks_waiting.fetch_sub(1, Ordering::Relaxed);
+                    if !mark.is_late() {
+                        let is_in_a_hurry = is_late || waiting > MARKS_HURRY_ABOVE;
+                        note(&self.books, &mark.count(&self.books.tokenizers, is_in_a_hurry));
+                    }
                 }
             }
         }
@@ -125,6 +192,11 @@ fn note(books: &Bookkeeping, progress: &Progress) {
     if let Err(error) = books.journal.append_progress(progress) {
         tracing::debug!(error = &error as &dyn std::error::Error, "what an open call has brought could not be noted");
     }
+}
+
+fn commit_by_length(books: &Bookkeeping, learning: &Learning, job: CountJob) {
+    books.metrics.counted_by_length();
+    commit(books, job.count_by_length(learning));
 }
 
 fn commit(books: &Bookkeeping, record: Record) {

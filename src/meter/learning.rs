@@ -20,7 +20,7 @@ use crate::operation::Operation;
 use crate::record::Record;
 use crate::tokenizer::calibration::{self, Calibration, KEYS_MAX, Key, Row, SATURATED_FROM, key_hash};
 use crate::tokenizer::measured::measure;
-use crate::tokenizer::{self, Estimated};
+use crate::tokenizer::{self, Estimated, Tokenizers};
 use crate::usage::{Outcome, TokenCounts};
 use crate::wires::prompt::Prompt;
 use crate::wires::{Countable, Observer, Wire};
@@ -50,6 +50,7 @@ struct Worker {
 #[derive(Debug)]
 struct Shared {
     calibration: Mutex<Calibration>,
+    tokenizers: Tokenizers,
     /// Keys whose calls may teach now and then only.
     saturated: ArcSwap<HashSet<u64>>,
     /// Before this, in microseconds since `began`, no saturated key may.
@@ -73,12 +74,13 @@ pub(super) struct Lesson {
 
 impl Learning {
     /// Goes on from what was learned before; `None`: learns nothing, and knows nothing.
-    pub(super) fn start(calibration: Option<Calibration>) -> std::io::Result<Self> {
+    pub(super) fn start(calibration: Option<Calibration>, tokenizers: Tokenizers) -> std::io::Result<Self> {
         let is_on = calibration.is_some();
         let calibration = calibration.unwrap_or_default();
         let shared = Arc::new(Shared {
             saturated: ArcSwap::from_pointee(calibration.saturated()),
             calibration: Mutex::new(calibration),
+            tokenizers,
             rests_until: AtomicU64::new(0),
             began: Instant::now(),
             waiting: AtomicUsize::new(0),
@@ -133,7 +135,8 @@ impl Learning {
         delivered: Option<&Countable>,
     ) -> Estimated {
         let (model, provider) = (model(record), record.provider.as_str());
-        let parts = tokenizer::count_parts(prompt, delivered, record.operation, model, provider);
+        let counter = self.shared.tokenizers.counter(record.upstream.as_str(), model);
+        let parts = tokenizer::count_parts(prompt, delivered, record.operation, &counter, provider);
         let (known, key, is_whole) = (record.tokens.total(), key(record, model), record.outcome == Outcome::Completed);
         if parts.are_by_length() {
             // Nothing corrects these, and the data path may be who asks.
@@ -235,7 +238,7 @@ fn work(shared: &Shared, inbox: &Receiver<Box<Lesson>>) {
         if !is_young && !shared.has_rested(begun) {
             continue;
         }
-        learn(&shared.calibration, *lesson);
+        learn(shared, *lesson);
         let now = Instant::now();
         shared.rest(now.saturating_duration_since(begun), now);
         if is_young {
@@ -252,23 +255,24 @@ fn work(shared: &Shared, inbox: &Receiver<Box<Lesson>>) {
 }
 
 /// Counts what a call was and learns from it. Slow, but for the moment in which what was learned is written down.
-fn learn(calibration: &Mutex<Calibration>, lesson: Lesson) {
+fn learn(shared: &Shared, lesson: Lesson) {
     let Lesson { key, asked_for, provider, wire, prompt, observer, reported } = lesson;
     let body = prompt.slices.map(|slices| slices.concat());
     let Some(prompt) = body.and_then(|body| wire.prompt(key.operation, &body)) else { return };
     if prompt.bytes_beyond > 0 {
         return;
     }
-    let measured = measure(&prompt, key.operation, &key.model, provider.as_str());
+    let counter = shared.tokenizers.counter(key.upstream.as_str(), &key.model);
+    let measured = measure(&prompt, key.operation, &counter, provider.as_str());
     let delivered = observer.filter(|_| key.operation != Operation::Embeddings).map(|observer| observer.delivered());
     let delivered = delivered.filter(|delivered| delivered.bytes_beyond == 0);
-    let generated = delivered.map(|delivered| tokenizer::generated(&delivered, &key.model));
+    let generated = delivered.map(|delivered| tokenizer::generated(&delivered, &counter));
     let lesson = calibration::Lesson {
         prompt: &measured,
         prompt_tokens: reported.input_total(),
         answer: generated.zip(reported.output),
     };
-    let mut calibration = calibration.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut calibration = shared.calibration.lock().unwrap_or_else(PoisonError::into_inner);
     for key in [Some(key), asked_for].into_iter().flatten() {
         calibration.learn(&key, lesson);
     }
@@ -298,6 +302,10 @@ mod tests {
         HeldPrompt { slices: Some(vec![body.into()]), bytes: u64::try_from(body.len()).unwrap() }
     }
 
+    fn start(calibration: Option<Calibration>) -> Learning {
+        Learning::start(calibration, Tokenizers::default()).unwrap()
+    }
+
     fn lesson() -> Box<Lesson> {
         Box::new(Lesson::new(&chat(), &OpenAi, prompt(), None))
     }
@@ -313,7 +321,7 @@ mod tests {
     fn teach(learning: &Learning, observed: u64) {
         let begun = Instant::now();
         while observations(learning) < observed {
-            assert!(begun.elapsed() < Duration::from_secs(60), "{} lessons", observations(learning));
+            assert!(begun.elapsed() < Duration::from_mins(1), "{} lessons", observations(learning));
             if learning.may_teach(&chat(), &prompt(), Instant::now()) {
                 learning.teach(lesson());
             }
@@ -323,7 +331,7 @@ mod tests {
 
     #[test]
     fn the_first_calls_of_a_key_always_teach_and_later_ones_when_the_thread_has_rested() {
-        let learning = Learning::start(Some(Calibration::default())).unwrap();
+        let learning = start(Some(Calibration::default()));
         teach(&learning, SATURATED_FROM);
         let saturated_at = Instant::now();
         learning.shared.rest(Duration::from_secs(1), saturated_at);
@@ -342,14 +350,14 @@ mod tests {
 
     #[test]
     fn what_was_known_at_the_start_is_not_young() {
-        let first = Learning::start(Some(Calibration::default())).unwrap();
+        let first = start(Some(Calibration::default()));
         teach(&first, SATURATED_FROM);
         first.stop();
         let mut calibration = Calibration::default();
         for row in first.changed() {
             calibration.remember(&row).unwrap();
         }
-        let second = Learning::start(Some(calibration)).unwrap();
+        let second = start(Some(calibration));
         assert_eq!(observations(&second), SATURATED_FROM);
         let now = Instant::now();
         second.shared.rest(Duration::from_secs(1), now);
@@ -373,7 +381,7 @@ mod tests {
 
     #[test]
     fn who_learns_nothing_takes_no_lesson() {
-        let learning = Learning::start(None).unwrap();
+        let learning = start(None);
         assert!(!learning.may_teach(&chat(), &prompt(), Instant::now() + Duration::from_secs(9)));
         learning.teach(lesson());
         assert_eq!(observations(&learning), 0);

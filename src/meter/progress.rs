@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use super::Moment;
 use super::settlement::{Draft, length_of};
 use super::verdict::{self, Counted};
+use crate::ids::UpstreamName;
 use crate::operation::Operation;
 use crate::record::Progress;
-use crate::tokenizer;
+use crate::tokenizer::Tokenizers;
 use crate::usage::{Anomaly, TokenCounts};
 use crate::wires::delivered::{Bookmark, Unread};
 use crate::wires::{Consumption, Countable, Observer, UsageSeen};
@@ -51,6 +52,7 @@ struct Tally {
 /// A mark on its way to the counting thread.
 pub(super) struct Mark {
     progress: Progress,
+    upstream: UpstreamName,
     /// The text behind the last mark, where text is to be counted.
     unread: Option<Unread>,
     tally: Arc<Mutex<Tally>>,
@@ -117,18 +119,24 @@ pub(super) fn mark(draft: &mut Draft, observer: &mut dyn Observer) -> Option<(Bo
         delivered_tokens: 0,
         delivered_bytes: 0,
     };
-    Some((Box::new(Mark { progress, unread, tally: Arc::clone(&draft.marks.tally) }), reached))
+    let (upstream, tally) = (draft.intent.upstream.clone(), Arc::clone(&draft.marks.tally));
+    Some((Box::new(Mark { progress, upstream, unread, tally }), reached))
 }
 
 impl Mark {
+    /// Bytes of the answer that it holds.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.unread.as_ref().map_or(0, Unread::held_bytes)
+    }
+
     /// Whether its call is over: then nobody else holds the tally, and the record says more.
     pub(super) fn is_late(&self) -> bool {
         Arc::strong_count(&self.tally) == 1
     }
 
     /// Counts the text that is new, or measures it where there is no time for more. Slow: not for the data path.
-    pub(super) fn count(self, is_in_a_hurry: bool) -> Progress {
-        let Self { mut progress, unread, tally } = self;
+    pub(super) fn count(self, tokenizers: &Tokenizers, is_in_a_hurry: bool) -> Progress {
+        let Self { mut progress, upstream, unread, tally } = self;
         let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(unread) = unread {
             let Countable { text, bytes_beyond, .. } = unread.text();
@@ -136,7 +144,8 @@ impl Mark {
                 tally.bytes = tally.bytes.saturating_add(length_of(text.as_bytes()));
             } else {
                 let model = progress.model.as_deref().unwrap_or_default();
-                tally.tokens = tally.tokens.saturating_add(tokenizer::count(&text, model).tokens);
+                let counted = tokenizers.counter(upstream.as_str(), model).count(&text);
+                tally.tokens = tally.tokens.saturating_add(counted.tokens);
             }
             tally.bytes = tally.bytes.saturating_add(bytes_beyond);
             tally.delivered = [tally.tokens, tally.bytes].map(|known| unread.whole(known));

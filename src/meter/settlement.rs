@@ -6,6 +6,7 @@ use crate::ids::NodeId;
 use crate::operation::Operation;
 use crate::record::{CostByKind, Intent, Progress, Record};
 use crate::usage::{Anomaly, Estimate, Outcome, Provenance, TokenCounts, Units};
+use crate::wires::delivered::Delivered;
 use crate::wires::prompt::Prompt;
 use crate::wires::{Consumption, Countable, Observer, Reading, UsageSeen, Wire};
 
@@ -153,6 +154,14 @@ fn weigh(verdict: Verdict, job: Option<JobKey>, jobs: &Jobs) -> (Option<Provenan
 }
 
 impl CountJob {
+    /// Bytes of the request and of the answer that it keeps alive.
+    pub(super) fn held_bytes(&self) -> usize {
+        let slices = self.prompt.slices.iter().flatten();
+        let prompt = slices.fold(0, |sum: usize, slice| sum.saturating_add(slice.len()));
+        let kept = self.observer.as_ref().and_then(|observer| observer.kept());
+        prompt.saturating_add(kept.map_or(0, Delivered::held_bytes))
+    }
+
     /// Fills in what the provider did not report. Slow: up to half a second a megabyte.
     pub(super) fn count(self, learning: &Learning) -> Record {
         let body = self.prompt.slices.as_ref().map(|slices| slices.concat());

@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::json;
 
-use super::{Ending, HeldPrompt, Meter, Moment};
+use super::{Ending, HeldPrompt, Meter, Moment, Settings};
 use crate::ids::Provider;
 use crate::journal::samples::{intent, open};
 use crate::journal::{Frame, Journal, Kind, Limits, Position, Reader};
@@ -179,7 +179,7 @@ impl Stand {
 
 fn meter(journal: Journal) -> Arc<Meter> {
     let metrics = Arc::new(Metrics::new(LabelLimits::default()));
-    Meter::start(Arc::new(journal), Arc::new(PriceBook::bundled()), metrics).unwrap()
+    Meter::start(Arc::new(journal), Arc::new(PriceBook::bundled()), metrics, &Settings::default()).unwrap()
 }
 
 fn records(directory: &Path) -> Vec<Record> {

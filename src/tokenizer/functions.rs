@@ -21,6 +21,9 @@ const FORMALITIES: [&str; 10] = [
     "strict",
 ];
 
+/// What is noted behind a property.
+const NOTED: [&str; 3] = ["default", "minimum", "maximum"];
+
 /// Deeper schemas are cut off: hostile ones must end, and references may go in circles.
 const DEPTH_MAX: usize = 12;
 /// How deep a schema is looked into that is shown as JSON.
@@ -111,7 +114,7 @@ impl<'a> Renderer<'a> {
         let mark = |name: &str| if required.iter().any(|one| one == name) { "" } else { "?" };
         let is_explained = properties.values().any(|property| {
             text_of(property, "title").or_else(|| text_of(property, "description")).is_some()
-                || property.get("default").is_some()
+                || NOTED.iter().any(|name| property.get(name).is_some())
         });
         if !is_explained {
             out.push_str("{ ");
@@ -129,8 +132,9 @@ impl<'a> Renderer<'a> {
             push(out, &[name, mark(name), ": "]);
             self.of(out, property);
             out.push(',');
-            if let Some(default) = property.get("default") {
-                push(out, &[" // default: ", &default.to_string()]);
+            let noted = NOTED.iter().filter_map(|name| Some((name, property.get(name)?)));
+            for (number, (name, value)) in noted.enumerate() {
+                push(out, &[if number > 0 { ", " } else { " // " }, name, ": ", &value.to_string()]);
             }
             out.push('\n');
         }

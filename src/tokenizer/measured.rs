@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::{Counted, by_length, count, encoding_name, length, openai, scaled, vendors};
+use super::{BY_LENGTH, Counted, Counter, by_length, length, openai, scaled, vendors};
 use crate::operation::Operation;
 use crate::wires::prompt::Prompt;
 
@@ -72,17 +72,17 @@ impl<'a> Tally<'a> {
             return 0;
         }
         let counted = (self.count)(text);
-        if counted.method == "bytes" {
-            self.method.set("bytes");
+        if counted.method == BY_LENGTH {
+            self.method.set(BY_LENGTH);
         }
         counted.tokens
     }
 }
 
-/// What `prompt`, sent for `operation`, is to `model` of `provider`. Slow, as counting is.
-pub fn measure(prompt: &Prompt, operation: Operation, model: &str, provider: &str) -> Measured {
-    let count = |text: &str| count(text, model);
-    measure_with(&Tally::new(encoding_name(model), &count), prompt, operation, model, provider)
+/// What `prompt`, sent for `operation`, is to the model of `counter`, a model of `provider`. Slow, as counting is.
+pub fn measure(prompt: &Prompt, operation: Operation, counter: &Counter<'_>, provider: &str) -> Measured {
+    let count = |text: &str| counter.count(text);
+    measure_with(&Tally::new(counter.name(), &count), prompt, operation, counter.model(), provider)
 }
 
 /// The same by the tokenizer of `tally`.
@@ -110,7 +110,7 @@ pub(super) fn measure_with(
         measured.tokens = measured.tokens.saturating_add(beyond);
         measured.text = measured.text.saturating_add(beyond);
         if seen == 0 {
-            measured.method = "bytes";
+            measured.method = BY_LENGTH;
         }
     }
     measured

@@ -95,7 +95,7 @@ pub(super) fn tokens(tally: &Tally<'_>, prompt: &Prompt, operation: Operation, f
     let is_responses = operation == Operation::Responses;
     let style = Style { family, is_responses, is_later: name.starts_with("gpt-5.") };
     let is_first_snapshot = name == "gpt-3.5-turbo-0301";
-    let primer = if family.is_chat() && !is_first_snapshot { 3 } else { 2 };
+    let primer = if family.is_chat() { 3 } else { 2 };
     let tools = (!prompt.tools.is_empty()).then(|| functions::tools(&prompt.tools));
     let format = prompt.schema.as_ref().map(functions::response_format);
     let around = around_definitions(tally, prompt, style);
@@ -137,9 +137,16 @@ fn around_definitions(tally: &Tally<'_>, prompt: &Prompt, style: Style) -> i64 {
     let format = match (&prompt.schema, style.family) {
         (None, _) => 0,
         (Some(_), Family::Chat) if style.is_responses => 1,
-        // It is named once more.
+        // It is asked for by its name, unless a function may be called in its place.
+        (Some(_), Family::Chat) if !prompt.tools.is_empty() => 0,
         (Some(schema), Family::Chat) => i64::try_from(tally.of(&schema.name)).unwrap_or(0).saturating_add(2),
-        (Some(_), Family::Reasoning | Family::Five) => if style.is_responses { 0 } else { 3 },
+        (Some(_), Family::Reasoning | Family::Five) => {
+            if style.is_responses {
+                0
+            } else {
+                3
+            }
+        }
     };
     tools.saturating_add(format)
 }

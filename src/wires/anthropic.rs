@@ -12,6 +12,7 @@ use http::Method;
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use super::counts::{self, CountRequest};
 use super::delivered::{Delivered, Text};
 use super::object::Object;
 use super::prompt::Prompt;
@@ -95,6 +96,14 @@ impl Wire for Anthropic {
             | Operation::CountTokens
             | Operation::Other => Box::new(Messages::new()),
         }
+    }
+
+    fn count_request(&self, operation: Operation, path: &str, body: &[u8]) -> Option<CountRequest> {
+        counts::of_anthropic(operation, path, body)
+    }
+
+    fn counted(&self, answer: &[u8]) -> Option<u64> {
+        counts::counted(answer, "input_tokens")
     }
 
     fn prompt(&self, _operation: Operation, body: &[u8]) -> Option<Prompt> {

@@ -157,6 +157,11 @@ impl Delivered {
         self.known_bytes = self.known_bytes.saturating_add(length(unit.len()));
     }
 
+    /// Bytes in memory of what is kept.
+    pub fn held_bytes(&self) -> usize {
+        in_memory(&self.text, &self.differences, &self.kept, &self.last)
+    }
+
     /// All text so far.
     pub(super) fn countable(&self) -> Countable {
         let mut text = self.text.clone();
@@ -201,6 +206,11 @@ impl Delivered {
 }
 
 impl Unread {
+    /// Bytes in memory of it.
+    pub fn held_bytes(&self) -> usize {
+        in_memory(&self.text, &self.differences, &self.kept, &self.before)
+    }
+
     /// The text in it. Slow: not for the data path.
     pub fn text(&self) -> Countable {
         let mut text = self.text.clone();
@@ -212,6 +222,10 @@ impl Unread {
     pub fn whole(&self, known: u64) -> u64 {
         known.saturating_add(scaled(known, self.bytes_beyond, self.known_bytes))
     }
+}
+
+fn in_memory(text: &Text, differences: &[u8], kept: &[Likeness], unit: &[u8]) -> usize {
+    [text.0.text.len(), differences.len(), size_of_val(kept), unit.len()].into_iter().fold(0, usize::saturating_add)
 }
 
 /// `known · beyond / of`: what was not kept holds as much as what was.

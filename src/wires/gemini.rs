@@ -11,6 +11,7 @@ mod usage;
 use http::Method;
 use serde_json::json;
 
+use super::counts::{self, CountRequest};
 use super::prompt::Prompt;
 use super::{CredentialHeader, Exchange, Observer, Wire};
 use crate::operation::Operation;
@@ -86,6 +87,14 @@ impl Wire for Gemini {
 
     fn observer(&self, operation: Operation, _provider: &str) -> Box<dyn Observer> {
         observer(operation)
+    }
+
+    fn count_request(&self, operation: Operation, path: &str, body: &[u8]) -> Option<CountRequest> {
+        counts::of_gemini(operation, path, body)
+    }
+
+    fn counted(&self, answer: &[u8]) -> Option<u64> {
+        counts::counted(answer, "totalTokens")
     }
 
     fn prompt(&self, operation: Operation, body: &[u8]) -> Option<Prompt> {

@@ -19,6 +19,7 @@ use serde_json::json;
 
 pub use added_usage::{REQUEST_MEMBERS, Splice, ask_for_usage, is_added_usage};
 
+use super::counts::{self, CountRequest};
 use super::prompt::Prompt;
 use super::{CredentialHeader, Exchange, Observer, Wire};
 use crate::operation::Operation;
@@ -124,6 +125,14 @@ impl Wire for OpenAi {
             | Operation::CountTokens
             | Operation::Other => Box::new(chat::Chat::new(operation, provider)),
         }
+    }
+
+    fn count_request(&self, operation: Operation, path: &str, body: &[u8]) -> Option<CountRequest> {
+        counts::of_openai(operation, path, body)
+    }
+
+    fn counted(&self, answer: &[u8]) -> Option<u64> {
+        counts::counted(answer, "input_tokens")
     }
 
     fn prompt(&self, operation: Operation, body: &[u8]) -> Option<Prompt> {

@@ -256,7 +256,8 @@ mod tests {
     fn has_shape_of(one: &Value, other: &RawValue) -> bool {
         let other = other.get();
         match one {
-            Value::Null | Value::Bool(_) => one.to_string() == other,
+            Value::Null => other == "null",
+            Value::Bool(one) => other == if *one { "true" } else { "false" },
             Value::Number(one) => match (number(one.to_string().as_bytes()), number(other.as_bytes())) {
                 (Some(Count::Of(one)), Some(Count::Of(other))) => one <= other,
                 (one, other) => one == other,

@@ -41,6 +41,7 @@ mod bytes;
 mod clocks;
 mod config;
 mod corpus;
+mod counting;
 mod crowds;
 mod dialects;
 mod disconnects;

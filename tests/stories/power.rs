@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokenmeter::ids::RecordId;
 use tokenmeter::journal::{Durability, Journal, JournalError, Opened, Settings};
 use tokenmeter::ledger::{Applier, Filter, Ledger, Place, Verified};
-use tokenmeter::meter::{Meter, Moment};
+use tokenmeter::meter::{self, Meter, Moment};
 use tokenmeter::metrics::{Limits, Metrics};
 use tokenmeter::pricing::PriceBook;
 use tokenmeter::record::{Intent, Record};
@@ -310,8 +310,13 @@ fn open(root: &Path, prices: &Arc<PriceBook>) -> Result<(BTreeMap<String, Record
     };
     let Opened { journal, open_intents, mut progress, .. } = opened;
     let journal = Arc::new(journal);
-    let meter =
-        Meter::start(Arc::clone(&journal), Arc::clone(prices), Arc::new(Metrics::new(Limits::default()))).unwrap();
+    let meter = Meter::start(
+        Arc::clone(&journal),
+        Arc::clone(prices),
+        Arc::new(Metrics::new(Limits::default())),
+        &meter::Settings::default(),
+    )
+    .unwrap();
     for intent in open_intents {
         let brought = progress.remove(&intent.id);
         meter.close_orphan(intent, brought, Moment::now());

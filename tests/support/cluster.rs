@@ -94,7 +94,8 @@ impl Cluster {
         command.status().unwrap().success()
     }
 
-    fn log(&self) -> String {
+    /// What it logged so far.
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 

@@ -61,13 +61,14 @@ async fn apply(transaction: &Transaction<'_>, batch: &Batch) -> Result<(), Ledge
         return Ok(());
     }
     let node = batch.node.as_str();
-    let (last_seq, mut link) = position(transaction, node).await?;
+    let (last_seq, mut link, removed) = position(transaction, node).await?;
     if last_seq != batch.last_seq_before {
         return Err(LedgerError::Moved { node: batch.node.clone() });
     }
     let mut places = places(transaction, &batch.records).await?;
     let (mut rows, mut duplicates, mut sums) = (Vec::new(), Vec::new(), Sums::default());
-    for record in &batch.records {
+    // What was removed because of its age was counted before.
+    for record in batch.records.iter().filter(|record| record.seq > removed) {
         let place = (node.to_owned(), integer(record.seq));
         let there = places.get(&record.id);
         if there == Some(&place) {
@@ -102,11 +103,17 @@ async fn apply(transaction: &Transaction<'_>, batch: &Batch) -> Result<(), Ledge
     keep_position(transaction, node, batch.after, &link).await
 }
 
-/// The node's last seq and the end of its chain; the row is locked.
-async fn position(transaction: &Transaction<'_>, node: &str) -> Result<(u64, Link), LedgerError> {
+/// The node's last seq and the end of its chain, in a row that is locked; and up to where its records were removed
+/// because of their age.
+async fn position(transaction: &Transaction<'_>, node: &str) -> Result<(u64, Link, u64), LedgerError> {
     let sql = "SELECT last_seq, chain FROM positions WHERE node = $1 FOR UPDATE";
-    let Some(row) = transaction.query_opt(sql, &[&node]).await? else { return Ok((0, Link::START)) };
-    Ok((count(row.try_get(0)?), records::link(&row, 1)?))
+    let last = match transaction.query_opt(sql, &[&node]).await? {
+        Some(row) => (count(row.try_get(0)?), records::link(&row, 1)?),
+        None => (0, Link::START),
+    };
+    let removed = transaction.query_opt("SELECT seq FROM removed WHERE node = $1", &[&node]).await?;
+    let removed = removed.map_or(Ok(0), |row| row.try_get(0))?;
+    Ok((last.0, last.1, count(removed)))
 }
 
 /// Where the calls of `records` stand that are in the ledger.

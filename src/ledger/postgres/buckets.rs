@@ -1,5 +1,6 @@
 //! Buckets in PostgreSQL: one row for each node, so that no two nodes write the same.
 
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use tokio_postgres::{Row as SqlRow, Transaction};
 
@@ -17,8 +18,8 @@ impl Postgres {
         by: &[Dimension],
     ) -> Result<Vec<Row>, LedgerError> {
         let by: Vec<&str> = by.iter().map(|dimension| dimension.as_str()).collect();
-        let sums = COUNTS.map(exact_sum);
-        let columns: Vec<&str> = by.iter().copied().chain(sums.iter().map(String::as_str)).collect();
+        let sums = sums();
+        let columns: Vec<&str> = by.iter().copied().chain([sums.as_str()]).collect();
         let mut sql = format!("SELECT {} FROM buckets WHERE bucket >= $1 AND bucket < $2", columns.join(", "));
         if by.is_empty() {
             sql.push_str(" HAVING COUNT(*) > 0");
@@ -54,7 +55,6 @@ pub(super) async fn write(transaction: &Transaction<'_>, node: &str, sums: &Sums
         }
     }
     let dimensions = Dimension::ALL.map(Dimension::as_str).join(", ");
-    let sums = COUNTS.map(|column| format!("{column} = sum_within_bigint(buckets.{column}, excluded.{column})"));
     let texts = (4..12).map(|place| format!("${place}::TEXT[]"));
     let bigints = (12..25).map(|place| format!("${place}::BIGINT[]"));
     let arrays: Vec<String> = texts.chain(bigints).collect();
@@ -64,7 +64,7 @@ pub(super) async fn write(transaction: &Transaction<'_>, node: &str, sums: &Sums
          ON CONFLICT (bucket, node, names_hash) DO UPDATE SET {sums}",
         columns = COUNTS.join(", "),
         arrays = arrays.join(", "),
-        sums = sums.join(", "),
+        sums = added_to("buckets"),
     );
     let mut values: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = vec![&node, &buckets, &hashes];
     for column in &names {
@@ -75,6 +75,11 @@ pub(super) async fn write(transaction: &Transaction<'_>, node: &str, sums: &Sums
     }
     transaction.execute(&sql, &values).await?;
     Ok(())
+}
+
+/// What an upsert sets: each count of the row of `table` with that which was to be inserted.
+pub(super) fn added_to(table: &str) -> String {
+    COUNTS.map(|column| format!("{column} = sum_within_bigint({table}.{column}, excluded.{column})")).join(", ")
 }
 
 /// Half a SHA-256 of the names, each behind its length.
@@ -89,10 +94,16 @@ fn hash(key: &BucketKey) -> Vec<u8> {
 
 /// A sum as text: one of many counts is longer than any integer here.
 fn exact_sum(expression: impl std::fmt::Display) -> String {
-    format!("SUM({expression})::TEXT")
+    format!("COALESCE(SUM({expression}), 0)::TEXT")
 }
 
-fn read_sums(row: &SqlRow, column: usize) -> Result<Counts, LedgerError> {
+/// The sums of a table that has a column for each count.
+pub(super) fn sums() -> String {
+    COUNTS.map(exact_sum).join(", ")
+}
+
+/// Sums of a row, from `column` on.
+pub(super) fn read_sums(row: &SqlRow, column: usize) -> Result<Counts, LedgerError> {
     let mut columns = column..;
     Counts::of_values(|| {
         let column = columns.next().unwrap_or(0);
@@ -101,34 +112,40 @@ fn read_sums(row: &SqlRow, column: usize) -> Result<Counts, LedgerError> {
     })
 }
 
-/// Every bucket as the records make it, and as it is kept, in the order of their keys.
-pub(super) fn statements() -> (String, String) {
+/// What [`Counts::of`] says of records, summed.
+pub(super) fn sums_of_records() -> String {
     // What a call has in all counts up to 2⁶³, as its record says.
     let total = "LEAST(COALESCE(input, 0)::NUMERIC + COALESCE(cache_read, 0) + COALESCE(cache_write, 0) \
                  + COALESCE(output, 0), 9223372036854775807)";
+    let when = |condition: &str, value: &str| format!("CASE WHEN {condition} THEN {value} ELSE 0 END");
+    let expressions = COUNTS.map(|column| match column {
+        "requests" => "1".to_owned(),
+        "priced_requests" => when("cost_nanousd IS NOT NULL", "1"),
+        "unpriced_tokens" => when("cost_nanousd IS NULL", total),
+        "reported_tokens" => when("provenance = 'reported'", total),
+        "partial_tokens" => when("provenance = 'partial'", total),
+        "estimated_tokens" => when("provenance = 'estimated'", total),
+        "unknown_requests" => when("provenance = 'unknown'", "1"),
+        count => format!("COALESCE({count}, 0)"),
+    });
+    expressions.map(exact_sum).join(", ")
+}
+
+/// The buckets whose records are all there, as these make them and as they are kept, in the order of their keys. Where
+/// some were removed, all that ended `from` an instant on are there.
+pub(super) fn statements(from: Option<Timestamp>) -> (String, String) {
     let names = Dimension::ALL.map(Dimension::as_str);
     let values = names.map(|name| format!("COALESCE({name}, '')"));
-    let when = |condition: &str, value: &str| format!("CASE WHEN {condition} THEN {value} ELSE 0 END");
-    let sums = COUNTS.map(|column| {
-        exact_sum(match column {
-            "requests" => "1".to_owned(),
-            "priced_requests" => when("cost_nanousd IS NOT NULL", "1"),
-            "unpriced_tokens" => when("cost_nanousd IS NULL", total),
-            "reported_tokens" => when("provenance = 'reported'", total),
-            "partial_tokens" => when("provenance = 'partial'", total),
-            "estimated_tokens" => when("provenance = 'estimated'", total),
-            "unknown_requests" => when("provenance = 'unknown'", "1"),
-            count => format!("COALESCE({count}, 0)"),
-        })
-    });
     let order = "GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9 ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 9";
+    let (from, first) = from.map_or(("TRUE".to_owned(), "TRUE".to_owned()), |from| {
+        (format!("ended_at >= '{from}'"), format!("bucket >= {}", Bucket::of(from).index()))
+    });
     let derived = format!(
-        "SELECT FLOOR(EXTRACT(EPOCH FROM ended_at) / {BUCKET_SECS})::BIGINT, {}, {} FROM records {order}",
+        "SELECT FLOOR(EXTRACT(EPOCH FROM ended_at) / {BUCKET_SECS})::BIGINT, {}, {} FROM records WHERE {from} {order}",
         values.join(", "),
-        sums.join(", "),
+        sums_of_records(),
     );
-    let kept =
-        format!("SELECT bucket, {}, {} FROM buckets {order}", names.join(", "), COUNTS.map(exact_sum).join(", "));
+    let kept = format!("SELECT bucket, {}, {} FROM buckets WHERE {first} {order}", names.join(", "), sums());
     (derived, kept)
 }
 

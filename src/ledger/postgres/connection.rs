@@ -63,6 +63,11 @@ impl Connection {
         Ok(Self { settings: Arc::clone(settings), runtime, claimed: nodes, open: None })
     }
 
+    /// Nodes that this connection alone may write records of.
+    pub(super) fn claimed(&self) -> &[NodeId] {
+        &self.claimed
+    }
+
     /// Does `work`, which must be over within `within`.
     pub(super) fn run<T>(
         &mut self,

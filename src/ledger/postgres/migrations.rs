@@ -6,7 +6,7 @@ use super::Settings;
 use crate::ledger::LedgerError;
 
 /// Every step, in order. A step that was released never changes.
-const STEPS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql")];
+const STEPS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
 
 /// Brings the schema up to date, one process at a time; refuses one from the future.
 pub(super) async fn migrate(client: &mut Client, settings: &Settings) -> Result<(), LedgerError> {

@@ -11,6 +11,7 @@ use crate::journal::samples::{intent, progress};
 use crate::meter::{Learning, Moment, settlement};
 use crate::operation::Operation;
 use crate::record::{Intent, Progress, Record};
+use crate::tokenizer::Tokenizers;
 use crate::usage::Provenance::{Estimated, None as Nothing, Partial, Reported, Unknown};
 use crate::usage::{Outcome, TokenCounts};
 use crate::wires::openai::OpenAi;
@@ -22,7 +23,7 @@ fn orphan(operation: Operation, body_bytes: Option<u64>, progress: Option<Progre
     let provider = Provider::parse("openai").unwrap();
     let intent = Intent { operation, provider, body_bytes, model_requested: Some("gpt-5".to_owned()), ..intent(0) };
     let progress = progress.map(|progress| Progress { id: intent.id, ..progress });
-    settlement::orphan(intent, progress, Moment::now(), &Learning::start(None).unwrap())
+    settlement::orphan(intent, progress, Moment::now(), &Learning::start(None, Tokenizers::default()).unwrap())
 }
 
 #[test]

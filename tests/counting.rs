@@ -1,0 +1,204 @@
+//! Recorded prompts are counted without the provider's word, then held against it.
+//!
+//! A request is read as the proxy reads it and measured for the model that answered; of its answer only the model, the time and
+//! the reported count are looked at. What is printed by provider is before anything was learned from its traffic.
+
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail and report like the test")]
+#![expect(clippy::float_arithmetic, clippy::cast_precision_loss, reason = "shares are for people to read")]
+
+#[path = "support/corpus.rs"]
+#[expect(dead_code, reason = "answers are not replayed here")]
+mod support;
+
+use std::collections::BTreeMap;
+
+use http::Method;
+use serde_json::Value;
+use support::Row;
+use tokenmeter::operation::Operation;
+use tokenmeter::tokenizer::measured::{Measured, Rule, measure};
+use tokenmeter::wires;
+use tokenmeter::wires::prompt::Prompt;
+
+/// Models of 2023. What they were billed changed by a token a request during that summer.
+const SNAPSHOTS_OF_2023: [&str; 4] = ["-0301", "-0314", "-0613", "-1106"];
+/// Until then, the second of April 2025, `OpenAI`'s new Responses put 18 tokens of their own before each request, and some 200 more
+/// where it has tools.
+const RESPONSES_SETTLED: u64 = 1_743_552_000;
+
+/// A prompt that was counted here and by its provider.
+struct Counted {
+    provider: String,
+    operation: Operation,
+    model: String,
+    is_compaction: bool,
+    answered_at: u64,
+    prompt: Prompt,
+    measured: Measured,
+    truth: u64,
+}
+
+impl Counted {
+    /// Tokens too many.
+    fn surplus(&self) -> i64 {
+        self.measured.tokens.cast_signed() - self.truth.cast_signed()
+    }
+
+    /// How far it is off, in parts of the truth.
+    fn error(&self) -> f64 {
+        self.surplus().unsigned_abs() as f64 / self.truth as f64
+    }
+
+    /// Whether `OpenAI`'s rule is to hold: its models at home and on Azure, and nothing in the prompt that cannot be counted.
+    fn is_by_rule(&self) -> bool {
+        let is_home = ["azure", "openai"].contains(&self.provider.as_str()) && self.measured.rule == Rule::Exact;
+        let is_conversation = matches!(self.operation, Operation::Chat | Operation::Responses);
+        is_home && is_conversation && !self.is_compaction && !self.measured.has_unseen && self.measured.images == 0
+    }
+
+    /// What its prompt has beside text, and where it was asked for; rules of their own have names of their own.
+    fn feature(&self) -> &'static str {
+        let is_responses = self.operation == Operation::Responses;
+        if SNAPSHOTS_OF_2023.iter().any(|snapshot| self.model.contains(snapshot)) {
+            return "snapshots of 2023";
+        }
+        if is_responses && (1..RESPONSES_SETTLED).contains(&self.answered_at) {
+            return "Responses, first weeks";
+        }
+        let is_parallel = self.prompt.messages.iter().any(|message| message.calls.len() > 1);
+        match (is_responses, &self.measured) {
+            (false, _) if is_parallel => "chat, parallel calls",
+            (true, _) if is_parallel => "Responses, parallel calls",
+            (false, measured) if measured.calls > 0 => "chat, calls in history",
+            (true, measured) if measured.calls > 0 => "Responses, calls in history",
+            (false, measured) if measured.schema > 0 => "chat, json_schema",
+            (true, measured) if measured.schema > 0 => "Responses, json_schema",
+            (false, measured) if measured.tool_count > 0 => "chat, tool definitions",
+            (true, measured) if measured.tool_count > 0 => "Responses, tool definitions",
+            (false, _) => "chat, text",
+            (true, _) => "Responses, text",
+        }
+    }
+
+    /// Whether a rule of its own keeps it out of what is asserted.
+    fn is_apart(&self) -> bool {
+        ["snapshots of 2023", "Responses, first weeks"].contains(&self.feature())
+    }
+}
+
+/// A row whose request can be measured and whose prompt the provider counted.
+fn counted(row: &Row) -> Option<Counted> {
+    let is_told = row.metered && row.usage_present && row.status.is_none_or(|status| status < 300);
+    let truth = row.expected("input_tokens_total").filter(|truth| is_told && *truth > 0 && !row.is_contradiction())?;
+    let request = Some(&row.request_body).filter(|body| body.is_object())?;
+    let upstream = wires::by_name(row.wire()?).unwrap();
+    let method: Method = row.method.as_deref().unwrap_or("POST").parse().unwrap();
+    let exchange = wires::recognise(upstream, &method, row.path().split('?').next().unwrap());
+    let prompt = exchange.wire.prompt(exchange.operation, request.to_string().as_bytes())?;
+    let named = [row.expected.get("model"), request.get("model")].into_iter().flatten().find_map(Value::as_str);
+    let model = named.map(str::to_owned).or_else(|| exchange.model()).unwrap_or_default();
+    let measured = measure(&prompt, exchange.operation, &model, &row.provider);
+    Some(Counted {
+        provider: row.provider.clone(),
+        operation: exchange.operation,
+        model,
+        is_compaction: row.api_family.ends_with("_compact"),
+        answered_at: answered_at(&row.body()),
+        prompt,
+        measured,
+        truth,
+    })
+}
+
+/// When a response says that it was created; 0 where it does not.
+fn answered_at(answer: &[u8]) -> u64 {
+    let name = b"\"created_at\":";
+    let at = answer.windows(name.len()).position(|window| window == name);
+    let digits = at.and_then(|at| answer.get(at + name.len()..)).unwrap_or_default().trim_ascii_start();
+    let digits = digits.iter().take_while(|byte| byte.is_ascii_digit()).copied().collect();
+    String::from_utf8(digits).unwrap().parse().unwrap_or(0)
+}
+
+/// How well some prompts were counted.
+#[derive(Clone, Copy)]
+struct Figures {
+    count: usize,
+    exact: f64,
+    within_5: f64,
+    within_10: f64,
+    p50: f64,
+    p90: f64,
+    p99: f64,
+    bias: f64,
+}
+
+impl Figures {
+    fn of(all: &[&Counted]) -> Self {
+        let mut errors: Vec<f64> = all.iter().map(|one| one.error()).collect();
+        errors.sort_by(f64::total_cmp);
+        let share = |limit: f64| errors.iter().filter(|error| **error <= limit).count() as f64 / errors.len() as f64;
+        let quantile = |per_cent: usize| errors[(errors.len() * per_cent / 100).min(errors.len() - 1)];
+        let surplus: i64 = all.iter().map(|one| one.surplus()).sum();
+        let truth: u64 = all.iter().map(|one| one.truth).sum();
+        Self {
+            count: errors.len(),
+            exact: share(0.0),
+            within_5: share(0.05),
+            within_10: share(0.10),
+            p50: quantile(50),
+            p90: quantile(90),
+            p99: quantile(99),
+            bias: surplus as f64 / truth as f64,
+        }
+    }
+
+    fn line(&self, name: &str) -> String {
+        let Self { count, exact, within_5, within_10, p50, p90, p99, bias } = self;
+        let per_cent = |share: &f64| format!("{:.1}", share * 100.0);
+        let [exact, within_5, within_10] = [exact, within_5, within_10].map(per_cent);
+        let [p50, p90, p99] = [p50, p90, p99].map(per_cent);
+        let bias = bias * 100.0;
+        format!("{name:28} {count:5} {exact:>6} {within_5:>6} {within_10:>6} {p50:>7} {p90:>7} {p99:>7} {bias:>+8.2}")
+    }
+}
+
+const HEAD: &str = "in per cent                      n  exact   <= 5  <= 10     p50     p90     p99     bias";
+
+fn table<'a>(all: impl Iterator<Item = (&'a str, &'a Counted)>) -> String {
+    let mut groups: BTreeMap<&str, Vec<&Counted>> = BTreeMap::new();
+    for (name, one) in all {
+        groups.entry(name).or_default().push(one);
+    }
+    let lines = groups.iter().map(|(name, group)| Figures::of(group).line(name));
+    std::iter::once(HEAD.to_owned()).chain(lines).collect::<Vec<_>>().join("\n")
+}
+
+/// By `OpenAI`'s rule; of everybody else the first guess is printed.
+#[test]
+fn recorded_prompts_are_counted_as_their_provider_counted_them() {
+    let Some(rows) = support::rows() else { return };
+    let all: Vec<Counted> = rows.iter().filter_map(counted).collect();
+    let by_provider = all.iter().filter(|one| !one.measured.has_unseen);
+    support::say(&format!(
+        "\nevery provider, before learning\n{}",
+        table(by_provider.map(|one| (one.provider.as_str(), one)))
+    ));
+    let by_rule: Vec<&Counted> = all.iter().filter(|one| one.is_by_rule()).collect();
+    support::say(&format!("\nOpenAI's rule\n{}", table(by_rule.iter().map(|one| (one.feature(), *one)))));
+
+    let gate: Vec<&Counted> = by_rule.into_iter().filter(|one| !one.is_apart()).collect();
+    let of = |features: [&str; 2]| {
+        let group: Vec<&Counted> = gate.iter().copied().filter(|one| features.contains(&one.feature())).collect();
+        Figures::of(&group)
+    };
+    let text = of(["chat, text", "Responses, text"]);
+    let tools = of(["chat, tool definitions", "Responses, tool definitions"]);
+    let overall = Figures::of(&gate);
+    let lines =
+        [("text", text), ("tool definitions", tools), ("overall", overall)].map(|(name, figures)| figures.line(name));
+    support::say(&format!("\nwhat must hold\n{HEAD}\n{}", lines.join("\n")));
+    assert!(text.exact >= 0.97, "text is counted to the token in {} of 1", text.exact);
+    assert!(tools.exact >= 0.90, "tools are counted to the token in {} of 1", tools.exact);
+    assert!(overall.within_5 >= 0.95 && overall.within_10 >= 0.99, "{} {}", overall.within_5, overall.within_10);
+    assert!(overall.bias.abs() <= 0.005, "{} of all tokens too many", overall.bias);
+}
