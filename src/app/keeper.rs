@@ -50,7 +50,7 @@ impl Keeper {
             shown: None,
             asked_others: None,
             others_since: Moment::now().at,
-            learned_kept: Moment::now().instant,
+            learned_at: Moment::now().instant,
         };
         if let Err(error) = kept.open().and_then(Kept::load_keys) {
             if !books.places.ledger.may_be_away() || error.is_final() {
@@ -106,8 +106,8 @@ struct Kept {
     /// When the others were last asked for, and from when on what they did is not known.
     asked_others: Option<Instant>,
     others_since: Timestamp,
-    /// When what was learned was last kept.
-    learned_kept: Instant,
+    /// When what was learned was last kept in the ledger.
+    learned_at: Instant,
 }
 
 impl Kept {
@@ -141,10 +141,10 @@ impl Kept {
     }
 
     fn keep_learned(&mut self) {
-        if self.learned_kept.elapsed() < KEEP_LEARNED {
+        if self.learned_at.elapsed() < KEEP_LEARNED {
             return;
         }
-        self.learned_kept = Moment::now().instant;
+        self.learned_at = Moment::now().instant;
         if let Some(ledger) = &mut self.ledger {
             learned::keep(&self.books.meter, || Ok(ledger));
         }

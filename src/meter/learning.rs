@@ -63,14 +63,14 @@ struct Shared {
 
 /// A call with reported usage.
 pub(super) struct Lesson {
-    pub(super) key: Key,
-    pub(super) provider: Provider,
-    /// The model that answered.
-    pub(super) model: String,
-    pub(super) wire: &'static dyn Wire,
-    pub(super) prompt: HeldPrompt,
-    pub(super) observer: Option<Box<dyn Observer>>,
-    pub(super) reported: TokenCounts,
+    key: Key,
+    /// The key by the name that the model was asked for by, where that is another: calls without an answer know no other.
+    asked_for: Option<Key>,
+    provider: Provider,
+    wire: &'static dyn Wire,
+    prompt: HeldPrompt,
+    observer: Option<Box<dyn Observer>>,
+    reported: TokenCounts,
 }
 
 impl Learning {
@@ -144,7 +144,7 @@ impl Learning {
     ) -> Estimated {
         let answered = Answered { operation: record.operation, is_whole };
         let parts = tokenizer::count_parts(prompt, delivered, answered, counter, record.provider.as_str());
-        let (known, key) = (record.tokens.total(), key(record));
+        let (known, key) = (record.tokens.total(), key(record, model(record)));
         if parts.are_by_length() {
             // Nothing corrects these, and the data path may be who asks.
             return tokenizer::estimate(&parts, known, &Calibration::default(), &key, is_whole);
@@ -184,11 +184,12 @@ impl Lesson {
         prompt: HeldPrompt,
         observer: Option<Box<dyn Observer>>,
     ) -> Self {
-        let model = record.model.clone().unwrap_or_default();
+        let asked_for = record.model_requested.as_deref().filter(|asked_for| *asked_for != model(record));
+        let asked_for = asked_for.map(|asked_for| key(record, asked_for));
         Self {
-            key: key(record),
+            key: key(record, model(record)),
+            asked_for,
             provider: record.provider.clone(),
-            model,
             wire,
             prompt,
             observer,
@@ -209,14 +210,14 @@ impl Shared {
     }
 }
 
-/// The key of a call, as it is asked for while the model may not have answered yet.
-pub(super) fn key(record: &Record) -> Key {
-    Key { upstream: record.upstream.clone(), model: model(record).to_owned(), operation: record.operation }
+/// The key of a call to `model`.
+fn key(record: &Record, model: &str) -> Key {
+    Key { upstream: record.upstream.clone(), model: model.to_owned(), operation: record.operation }
 }
 
-/// The model as it was asked for, which is known before the answer and whatever becomes of it.
+/// The model that answered, or that was asked for where none has answered yet.
 fn model(record: &Record) -> &str {
-    record.model_requested.as_deref().or(record.model.as_deref()).unwrap_or_default()
+    record.model.as_deref().unwrap_or_default()
 }
 
 /// Whether a record whose usage the provider reported is one to learn from.
@@ -262,13 +263,13 @@ fn work(shared: &Shared, inbox: &Receiver<Box<Lesson>>) {
 
 /// Counts what a call was and learns from it. Slow, but for the moment in which what was learned is written down.
 fn learn(shared: &Shared, lesson: Lesson) {
-    let Lesson { key, provider, model, wire, prompt, observer, reported } = lesson;
+    let Lesson { key, asked_for, provider, wire, prompt, observer, reported } = lesson;
     let body = prompt.slices.map(|slices| slices.concat());
     let Some(prompt) = body.and_then(|body| wire.prompt(key.operation, &body)) else { return };
     if prompt.bytes_beyond > 0 {
         return;
     }
-    let counter = shared.tokenizers.counter(key.upstream.as_str(), &model);
+    let counter = shared.tokenizers.counter(key.upstream.as_str(), &key.model);
     let answered = Answered { operation: key.operation, is_whole: true };
     let measured = measure(&prompt, key.operation, &counter, provider.as_str());
     let delivered = observer.filter(|_| key.operation != Operation::Embeddings).map(|observer| observer.delivered());
@@ -279,5 +280,119 @@ fn learn(shared: &Shared, lesson: Lesson) {
         prompt_tokens: reported.input_total(),
         answer: generated.zip(reported.output),
     };
-    shared.calibration.lock().unwrap_or_else(PoisonError::into_inner).learn(&key, lesson);
+    let mut calibration = shared.calibration.lock().unwrap_or_else(PoisonError::into_inner);
+    for key in [Some(key), asked_for].into_iter().flatten() {
+        calibration.learn(&key, lesson);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::samples::{full_record, intent};
+    use crate::wires::openai::OpenAi;
+
+    fn chat() -> Record {
+        Record {
+            operation: Operation::Chat,
+            model: Some("gpt-4o-2024-08-06".to_owned()),
+            model_requested: Some("gpt-4o".to_owned()),
+            status: Some(200),
+            outcome: Outcome::Completed,
+            anomaly: None,
+            tokens: TokenCounts { input: Some(90), output: Some(5), ..TokenCounts::default() },
+            ..full_record(&intent(1))
+        }
+    }
+
+    fn prompt() -> HeldPrompt {
+        let body = r#"{"model":"gpt-4o","messages":[{"role":"user","content":"how are you today"}]}"#;
+        HeldPrompt { slices: Some(vec![body.into()]), bytes: u64::try_from(body.len()).unwrap() }
+    }
+
+    fn start(calibration: Option<Calibration>) -> Learning {
+        Learning::start(calibration, Tokenizers::default()).unwrap()
+    }
+
+    fn lesson() -> Box<Lesson> {
+        Box::new(Lesson::new(&chat(), &OpenAi, prompt(), None))
+    }
+
+    fn observations(learning: &Learning) -> u64 {
+        let record = Record { tokens: TokenCounts::default(), ..chat() };
+        let slices = prompt().slices.unwrap().concat();
+        let prompt = OpenAi.prompt(Operation::Chat, &slices).unwrap();
+        let counter = learning.counter(&record.upstream, "gpt-4o");
+        learning.estimate(&record, Some(&prompt), None, false, &counter).estimate.observations
+    }
+
+    /// Calls that may teach do, until as many did.
+    fn teach(learning: &Learning, observed: u64) {
+        let begun = Instant::now();
+        while observations(learning) < observed {
+            assert!(begun.elapsed() < Duration::from_mins(1), "{} lessons", observations(learning));
+            if learning.may_teach(&chat(), &prompt(), Instant::now()) {
+                learning.teach(lesson());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn the_first_calls_of_a_key_always_teach_and_later_ones_when_the_thread_has_rested() {
+        let learning = start(Some(Calibration::default()));
+        teach(&learning, SATURATED_FROM);
+        let saturated_at = Instant::now();
+        learning.shared.rest(Duration::from_secs(1), saturated_at);
+        assert!(!learning.may_teach(&chat(), &prompt(), saturated_at + Duration::from_secs(199)));
+        assert!(learning.may_teach(&chat(), &prompt(), saturated_at + Duration::from_secs(200)));
+        let another = Record { model: Some("gpt-4.1".to_owned()), ..chat() };
+        assert!(learning.may_teach(&another, &prompt(), saturated_at), "another key is young");
+        let long = HeldPrompt { bytes: YOUNG_BYTES_MAX + 1, ..prompt() };
+        assert!(!learning.may_teach(&another, &long, saturated_at), "what is long waits in any case");
+        let not_held = HeldPrompt { slices: None, ..prompt() };
+        assert!(!learning.may_teach(&another, &not_held, saturated_at + Duration::from_secs(200)));
+        assert_eq!(learning.changed().len(), 2, "by the name that answered and by the one that was asked for");
+        learning.stop();
+        assert!(!learning.may_teach(&another, &prompt(), saturated_at + Duration::from_secs(200)));
+    }
+
+    #[test]
+    fn what_was_known_at_the_start_is_not_young() {
+        let first = start(Some(Calibration::default()));
+        teach(&first, SATURATED_FROM);
+        first.stop();
+        let mut calibration = Calibration::default();
+        for row in first.changed() {
+            calibration.remember(&row).unwrap();
+        }
+        let second = start(Some(calibration));
+        assert_eq!(observations(&second), SATURATED_FROM);
+        let now = Instant::now();
+        second.shared.rest(Duration::from_secs(1), now);
+        assert!(!second.may_teach(&chat(), &prompt(), now));
+        second.stop();
+    }
+
+    #[test]
+    fn only_whole_answers_whose_usage_makes_sense_are_learned_from() {
+        assert!(is_exemplary(&chat()));
+        for record in [
+            Record { status: Some(206), ..chat() },
+            Record { outcome: Outcome::ClientClosed, ..chat() },
+            Record { anomaly: Some(crate::usage::Anomaly::TotalDiffers), ..chat() },
+            Record { tokens: TokenCounts { output: Some(5), ..TokenCounts::default() }, ..chat() },
+            Record { operation: Operation::ImageGeneration, ..chat() },
+        ] {
+            assert!(!is_exemplary(&record), "{record:?}");
+        }
+    }
+
+    #[test]
+    fn who_learns_nothing_takes_no_lesson() {
+        let learning = start(None);
+        assert!(!learning.may_teach(&chat(), &prompt(), Instant::now() + Duration::from_secs(9)));
+        learning.teach(lesson());
+        assert_eq!(observations(&learning), 0);
+    }
 }

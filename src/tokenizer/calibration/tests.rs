@@ -1,5 +1,7 @@
 //! What is learned, what is stated, and what it takes to hold it.
 
+#![expect(clippy::arithmetic_side_effects, reason = "a test's counts are small")]
+
 use proptest::prelude::*;
 
 use super::*;
