@@ -17,6 +17,7 @@ use http::Method;
 use serde_json::Value;
 use support::Row;
 use tokenmeter::operation::Operation;
+use tokenmeter::tokenizer::Tokenizers;
 use tokenmeter::tokenizer::measured::{Measured, Rule, measure};
 use tokenmeter::wires;
 use tokenmeter::wires::prompt::Prompt;
@@ -98,7 +99,8 @@ fn counted(row: &Row) -> Option<Counted> {
     let prompt = exchange.wire.prompt(exchange.operation, request.to_string().as_bytes())?;
     let named = [row.expected.get("model"), request.get("model")].into_iter().flatten().find_map(Value::as_str);
     let model = named.map(str::to_owned).or_else(|| exchange.model()).unwrap_or_default();
-    let measured = measure(&prompt, exchange.operation, &model, &row.provider);
+    let tokenizers = Tokenizers::default();
+    let measured = measure(&prompt, exchange.operation, &tokenizers.counter(&row.provider, &model), &row.provider);
     Some(Counted {
         provider: row.provider.clone(),
         operation: exchange.operation,

@@ -219,8 +219,8 @@ fn table(found: &Found) -> String {
     let Estimate { low, high, method, observations } = estimate;
     let at = upstream.as_ref().map(|upstream| format!(" at {upstream}")).unwrap_or_default();
     let band = if low == high { String::new() } else { format!(", probably {low} to {high}") };
-    let mut text = format!("{tokens} tokens of {model}{at}{band}\n");
-    let mut line = |name: &str, value: &dyn Display| text.push_str(&format!("  {name:<14}{value}\n"));
+    let mut lines = vec![format!("{tokens} tokens of {model}{at}{band}\n")];
+    let mut line = |name: &str, value: &dyn Display| lines.push(format!("  {name:<14}{value}\n"));
     line("read as", &operation.map_or("text", |operation| operation.as_str()));
     line("counted by", method);
     if operation.is_some() {
@@ -239,5 +239,5 @@ fn table(found: &Found) -> String {
     if parts.has_unseen {
         line("uncounted", &"files, audio or what the provider keeps");
     }
-    text
+    lines.concat()
 }

@@ -94,6 +94,7 @@ pub(super) fn measure_with(
     provider: &str,
 ) -> Measured {
     let mut measured = features(tally, prompt);
+    measured.method = tally.method.get();
     match openai::Family::of(model) {
         Some(family) => {
             measured.rule = Rule::Exact;

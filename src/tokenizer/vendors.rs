@@ -101,7 +101,11 @@ const PROVIDERS: &[(&[&str], Template)] = &[
 
 /// The tokens of a prompt, but for those sent as numbers and for what was not looked at.
 pub(super) fn tokens(measured: &Measured, prompt: &Prompt, model: &str, provider: &str) -> u64 {
-    let template = template(model, provider);
+    let template = match (template(model, provider), measured.method) {
+        (template, "o200k" | "bytes") => template,
+        // By another tokenizer, the vendor's own, there is nothing to compare.
+        (template, _) => Template { text: 1_000, json: 1_000, ..template },
+    };
     let text = per_mille(measured.text, template.text);
     let pictures = prompt.images.iter().map(|image| of_picture(*image, template.picture));
     let pictures = pictures.fold(0, u64::saturating_add);
@@ -156,6 +160,14 @@ mod tests {
         ] {
             assert_eq!(template(model, provider), expected, "{model} of {provider}");
         }
+    }
+
+    #[test]
+    fn factors_are_for_the_tokenizer_that_they_compare_with() {
+        let by = |method| {
+            tokens(&Measured { method, text: 1_000, ..Measured::default() }, &Prompt::default(), "m", "mistral")
+        };
+        assert_eq!((by("o200k"), by("mistral_v3")), (1_040, 1_000));
     }
 
     #[test]
