@@ -137,6 +137,7 @@ fn together(off: impl Iterator<Item = u64>) -> u64 {
 mod tests {
     use super::*;
     use crate::ids::UpstreamName;
+    use crate::operation::Operation;
     use crate::wires::prompt::Message;
 
     fn count(text: &str) -> u64 {

@@ -15,7 +15,7 @@ use support::Row;
 use tokenmeter::framing::Framer;
 use tokenmeter::operation::Operation;
 use tokenmeter::tokenizer::completions::{Answered, measure_completion};
-use tokenmeter::tokenizer::{count, count_by_length};
+use tokenmeter::tokenizer::{Counter, Tokenizers};
 use tokenmeter::wires::{self, Exchange, Kind, Observer};
 
 /// Of the chats of `OpenAI`'s models that say something, so many in a hundred are counted to within two tokens.
@@ -91,7 +91,8 @@ fn counted(row: &Row) -> Option<Counted> {
     let delivered = observer.delivered();
     let asked_for = || row.request_body.get("model").and_then(|model| model.as_str().map(str::to_owned));
     let model = reading.model.or_else(asked_for).or_else(|| exchange.model()).unwrap_or_default();
-    let answered = Answered { operation: exchange.operation, model: &model, is_whole: !reading.is_error };
+    let answered = Answered { operation: exchange.operation, is_whole: !reading.is_error };
+    let tokenizers = Tokenizers::default();
     let is_shown = delivered.texts().any(|(kind, _)| kind == Kind::Thought);
     let feature = match (is_shown, row.expected("reasoning_tokens").unwrap_or(0) > 0) {
         (true, _) => Feature::ReasoningShown,
@@ -104,8 +105,8 @@ fn counted(row: &Row) -> Option<Counted> {
         family: row.api_family.clone(),
         feature,
         reported,
-        ours: measure_completion(&delivered, answered, |text| count(text, &model)).tokens,
-        by_length: measure_completion(&delivered, answered, count_by_length).tokens,
+        ours: measure_completion(&delivered, answered, &tokenizers.counter("any", &model)).tokens,
+        by_length: measure_completion(&delivered, answered, &Counter::by_length(&model)).tokens,
     })
 }
 

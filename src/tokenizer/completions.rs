@@ -166,15 +166,29 @@ pub fn hidden_at_most(delivered: &Countable, output: u64, model: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tokenizer::Tokenizer;
     use crate::wires::Beside;
 
-    /// A token a word.
-    fn words(text: &str) -> Counted {
-        Counted { tokens: u64::try_from(text.split_whitespace().count()).unwrap(), method: "words" }
+    /// A token a word, in the place of the tokenizer that the rules' shares are of.
+    #[derive(Debug)]
+    struct Words;
+
+    impl Tokenizer for Words {
+        fn name(&self) -> &'static str {
+            "o200k"
+        }
+
+        fn count(&self, piece: &str) -> Option<u64> {
+            u64::try_from(piece.split_whitespace().count()).ok()
+        }
+    }
+
+    fn words(model: &str) -> Counter<'_> {
+        Counter::new(&Words, model, usize::MAX)
     }
 
     fn measured(delivered: &Countable, model: &str, is_whole: bool) -> u64 {
-        measure_completion(delivered, Answered { operation: Operation::Chat, model, is_whole }, words).tokens
+        measure_completion(delivered, Answered { operation: Operation::Chat, is_whole }, &words(model)).tokens
     }
 
     fn said(text: &str) -> Countable {
@@ -204,8 +218,8 @@ mod tests {
             assert_eq!(measured(&calling(calls), "gpt-4o", true), expected);
             assert_eq!(measured(&calling(calls), "gpt-4o", false), 2 * calls);
         }
-        let of_responses = Answered { operation: Operation::Responses, model: "gpt-4o", is_whole: true };
-        assert_eq!(measure_completion(&said("a b"), of_responses, words).tokens, 3);
+        let of_responses = Answered { operation: Operation::Responses, is_whole: true };
+        assert_eq!(measure_completion(&said("a b"), of_responses, &words("gpt-4o")).tokens, 3);
     }
 
     #[test]
@@ -224,8 +238,8 @@ mod tests {
         delivered.bytes_beyond = delivered.bytes() * 2;
         assert_eq!(measured(&delivered, "gpt-4o", false), 12);
         let unseen = Countable { bytes_beyond: 4_001, tokens: 5, ..Countable::default() };
-        let answered = Answered { operation: Operation::Chat, model: "gpt-4o", is_whole: false };
-        assert_eq!(measure_completion(&unseen, answered, words), Counted { tokens: 1_006, method: "bytes" });
+        let answered = Answered { operation: Operation::Chat, is_whole: false };
+        assert_eq!(measure_completion(&unseen, answered, &words("gpt-4o")), Counted { tokens: 1_006, method: "bytes" });
         let endless = Countable { bytes_beyond: u64::MAX, tokens: u64::MAX, calls: u64::MAX, ..said("a") };
         assert_eq!(measured(&endless, "claude-3", true), u64::MAX);
     }

@@ -291,7 +291,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::tokenizer::count;
+    use crate::tokenizer::Tokenizers;
     use crate::tokenizer::measured::{Rule, measure};
     use crate::wires::Wire;
     use crate::wires::openai::OpenAi;
@@ -301,7 +301,8 @@ mod tests {
     }
 
     fn counted(operation: Operation, model: &str, request: &serde_json::Value) -> u64 {
-        let measured = measure(&prompt(operation, request), operation, model, "openai");
+        let measured =
+            measure(&prompt(operation, request), operation, &Tokenizers::default().counter("openai", model), "openai");
         assert_eq!(measured.rule, Rule::Exact);
         measured.tokens
     }
@@ -311,7 +312,7 @@ mod tests {
     }
 
     fn n(text: &str) -> u64 {
-        count(text, "gpt-4o").tokens
+        Tokenizers::default().counter("openai", "gpt-4o").count(text).tokens
     }
 
     #[test]

@@ -298,7 +298,7 @@ mod tests {
     use super::*;
 
     fn delivered(units: usize, unit: &[u8]) -> Delivered {
-        let mut delivered = Delivered::new(|unit, text| text.push_str(std::str::from_utf8(unit).unwrap()));
+        let mut delivered = Delivered::new(|unit, text| text.0.say_str(std::str::from_utf8(unit).unwrap()));
         (0..units).for_each(|_| delivered.push(unit));
         delivered
     }
@@ -384,8 +384,8 @@ mod tests {
         #[test]
         fn every_unit_is_read_as_it_came(units in prop::collection::vec("[ab]{0,40}", 0..20)) {
             let mut delivered = Delivered::new(|unit, text| {
-                text.push_str(std::str::from_utf8(unit).unwrap());
-                text.push_str("|");
+                text.0.say_str(std::str::from_utf8(unit).unwrap());
+                text.0.say_str("|");
             });
             for unit in &units {
                 delivered.push(unit.as_bytes());

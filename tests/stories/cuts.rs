@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokenmeter::operation::Operation;
+use tokenmeter::tokenizer::Tokenizers;
 use tokenmeter::tokenizer::completions::{Answered, measure_completion};
-use tokenmeter::tokenizer::count;
 use tokenmeter::wires::Countable;
 
 use crate::fake_upstream::Canned;
@@ -26,8 +26,8 @@ impl Broken<'_> {
     fn delivered(&self) -> u64 {
         let delivered = Countable { text: self.stream.text(self.pieces), ..Countable::default() };
         let model = self.stream.model;
-        let answered = Answered { operation: Operation::Chat, model, is_whole: false };
-        measure_completion(&delivered, answered, |text| count(text, model)).tokens
+        let answered = Answered { operation: Operation::Chat, is_whole: false };
+        measure_completion(&delivered, answered, &Tokenizers::default().counter("any", model)).tokens
     }
 
     fn has_ended(&self) -> bool {

@@ -89,7 +89,7 @@ fn what_agents_send_again_is_known_the_second_time() {
 #[test]
 fn a_whole_answer_is_estimated_with_what_it_hides_and_a_cut_one_is_not() {
     let mut calibration = Calibration::default();
-    let text = |tokens| Generated { tokens, calls: 0, method: "o200k", rule: Rule::Scaled };
+    let text = |tokens| Generated { tokens, calls: 0, method: "o200k", hidden: 0, rule: Rule::Scaled };
     assert_eq!(calibration.answer(&key("m"), text(100), true).tokens, 100);
     for tokens in lengths(40) {
         let answer = Some((text(tokens), tokens + 300 + tokens % 7 * 20));
@@ -126,7 +126,7 @@ fn what_is_kept_predicts_as_before() {
     let mut calibration = Calibration::default();
     for (count, text) in lengths(60).enumerate() {
         let model = ["m", "n", "only once"][if count == 7 { 2 } else { count % 2 }];
-        let generated = Generated { tokens: text / 2, calls: 1, method: "o200k", rule: Rule::Scaled };
+        let generated = Generated { tokens: text / 2, calls: 1, method: "o200k", hidden: 0, rule: Rule::Scaled };
         let prompt = with_tools(text, u64::MAX - text % 3);
         let answer = Some((generated, text / 2 + 9));
         calibration.learn(&key(model), Lesson { prompt: &prompt, prompt_tokens: text + 200, answer });
@@ -135,7 +135,7 @@ fn what_is_kept_predicts_as_before() {
     for model in ["m", "n", "only once", "never"] {
         let (key, prompt) = (key(model), with_tools(333, u64::MAX - 1));
         assert_eq!(read.prompt(&key, &prompt), calibration.prompt(&key, &prompt), "{model}");
-        let generated = Generated { tokens: 77, calls: 2, method: "o200k", rule: Rule::Scaled };
+        let generated = Generated { tokens: 77, calls: 2, method: "o200k", hidden: 0, rule: Rule::Scaled };
         assert_eq!(read.answer(&key, generated, true), calibration.answer(&key, generated, true), "{model}");
     }
     assert!(calibration.changed().is_empty(), "it was asked for");
@@ -176,7 +176,7 @@ fn saturated_keys_are_found_by_their_hash() {
 fn strangers_push_out_strangers_first_and_a_key_takes_some_kilobytes() {
     let mut calibration = Calibration::default();
     for text in lengths(300) {
-        let generated = Generated { tokens: text, calls: text % 3, method: "o200k", rule: Rule::Scaled };
+        let generated = Generated { tokens: text, calls: text % 3, method: "o200k", hidden: 0, rule: Rule::Scaled };
         let prompt = with_tools(text, text);
         let answer = Some((generated, text * 3));
         calibration.learn(&key("known"), Lesson { prompt: &prompt, prompt_tokens: text * 2, answer });
@@ -218,7 +218,7 @@ proptest! {
         let mut calibration = Calibration::default();
         for (prompt, reported, tokens, calls, model) in lessons {
             let key = key(&model.to_string());
-            let generated = Generated { tokens, calls, method: "o200k", rule: prompt.rule };
+            let generated = Generated { tokens, calls, method: "o200k", hidden: 0, rule: prompt.rule };
             let predictions = [
                 calibration.prompt(&key, &prompt),
                 calibration.answer(&key, generated, true),
