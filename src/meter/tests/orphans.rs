@@ -95,8 +95,9 @@ fn an_orphan_tells_what_the_answer_told() {
 fn an_orphans_output_is_measured_by_length_and_says_so() {
     let record = orphan(Operation::Chat, Some(400), Some(progress(&intent(0), 5, 50)));
     let estimate = record.estimate.unwrap();
-    // A prompt of a hundred tokens by its bytes, 60 to 160; fifty of output give or take 35 %.
-    assert_eq!((estimate.low, estimate.high, estimate.method.as_str()), (60 + 32, 160 + 68, "bytes"));
+    // A prompt of a hundred tokens by its bytes and fifty of output, each give or take 60 %, seldom to the same side; and
+    // what its model may have thought out of sight.
+    assert_eq!((estimate.low, estimate.high, estimate.method.as_str()), (150 - 67, 150 + 2_030, "bytes"));
 }
 
 #[test]
