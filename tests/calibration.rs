@@ -29,14 +29,14 @@ fn measured(row: &Row, tokenizers: &Tokenizers) -> Option<(Key, Measured)> {
     let upstream = wires::by_name(row.wire()?).unwrap();
     let method: Method = row.method.as_deref().unwrap_or("POST").parse().unwrap();
     let exchange = wires::recognise(upstream, &method, row.path().split('?').next().unwrap());
-    let is_conversation = match exchange.operation {
-        Operation::Chat
-        | Operation::TextCompletion
-        | Operation::Responses
-        | Operation::GenerateContent
-        | Operation::Interaction => exchange.consumption == Consumption::Now,
-        _ => false,
-    };
+    let conversations = [
+        Operation::Chat,
+        Operation::TextCompletion,
+        Operation::Responses,
+        Operation::GenerateContent,
+        Operation::Interaction,
+    ];
+    let is_conversation = conversations.contains(&exchange.operation) && exchange.consumption == Consumption::Now;
     let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
     let requested = exchange.model().or_else(|| text(row.request_body.get("model")));
     let answered = text(row.expected.get("model"));

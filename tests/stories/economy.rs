@@ -2,7 +2,7 @@
 //! than a second, so far; and never by who serves calls.
 
 use crate::asks;
-use crate::stand::Stand;
+use crate::stand::{PAYERS, Stand, upstreams};
 
 /// Clock ticks that the server's thread called `name` has run.
 fn ticks_of(stand: &Stand, name: &str) -> u64 {
@@ -17,8 +17,28 @@ fn ticks_of(stand: &Stand, name: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn text_is_counted_only_where_usage_is_missing_and_on_a_thread_of_its_own() {
+async fn learning_takes_next_to_nothing_once_something_was_learned() {
     let stand = Stand::start();
+    let calls = async |count: usize| {
+        for _ in 0..count {
+            assert!(stand.ask(&asks::chat()).send().await.is_whole);
+        }
+    };
+    // The first lesson makes the tables, and calls that come meanwhile are let go.
+    while ticks_of(&stand, "learning") == 0 {
+        calls(1).await;
+    }
+    calls(200).await;
+    let before = ticks_of(&stand, "learning");
+    calls(600).await;
+    let taken = ticks_of(&stand, "learning") - before;
+    assert!(taken <= 3, "600 calls that taught nothing new took {taken} hundredths of a second");
+    assert_eq!(ticks_of(&stand, "counting"), 0, "every provider reported: there was nothing to count");
+}
+
+#[tokio::test]
+async fn text_is_counted_only_where_usage_is_missing_and_on_a_thread_of_its_own() {
+    let stand = Stand::with(|base| format!("[counting]\nlearn = false\n{}{PAYERS}", upstreams(base)));
     let streams = asks::streams();
     for ask in &streams {
         assert!(stand.ask(ask).fake("words=200").send().await.is_whole);
