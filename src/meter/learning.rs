@@ -145,6 +145,8 @@ impl Learning {
         let answered = Answered { operation: record.operation, is_whole };
         let parts = tokenizer::count_parts(prompt, delivered, answered, counter, record.provider.as_str());
         let (known, key) = (record.tokens.total(), key(record, model(record)));
+        // What was paid beside the text of an answer that broke off nobody can learn from those that did not.
+        let is_whole = is_whole && record.outcome == Outcome::Completed;
         if parts.are_by_length() {
             // Nothing corrects these, and the data path may be who asks.
             return tokenizer::estimate(&parts, known, &Calibration::default(), &key, is_whole);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::checker::place::Footprint;
-use crate::checker::{self, Evidence, place, sums};
+use crate::checker::{self, Evidence, UNTAUGHT, place, sums};
 use crate::machine::{is_long, seed};
 use crate::oracle::{ANSWER_CANARY, Fault, Mix, Oracle, PROMPT_CANARY};
 use crate::stand::{CREDENTIAL, PAYERS, Stand, upstreams};
@@ -28,7 +28,7 @@ async fn fifty_thousand_calls_with_faults_are_the_providers_own_numbers() {
     let calls = if is_long() { CALLS * 4 } else { CALLS };
     let mix = Mix::new(seed());
     let oracle = Oracle::start(mix).unwrap();
-    let mut stand = Stand::stopped(|_| format!("{}{PAYERS}", upstreams(&oracle.base_url())));
+    let mut stand = Stand::stopped(|_| format!("{UNTAUGHT}{}{PAYERS}", upstreams(&oracle.base_url())));
     stand.serve_as(stand.command(&["serve"]));
     let key = stand.key("lab").await;
     let next = Arc::new(AtomicU64::new(0));

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::chaos::{ChaosProxy, Direction, End, Plan};
 use crate::checker::place::Footprint;
-use crate::checker::{self, Estimate, Evidence, Row, Violation, place, sums};
+use crate::checker::{self, Estimate, Evidence, Row, UNTAUGHT, Violation, place, sums};
 use crate::machine::seed;
 use crate::oracle::{Attempt, Mix, Oracle};
 use crate::stand::{PATIENCE, PAYERS, Stand, upstreams};
@@ -279,7 +279,7 @@ const ALTERATIONS: &[Alteration] = &[
 async fn the_checker_names_whatever_is_wrong_by_the_invariant_that_it_breaks() {
     let mix = Mix { faulted_percent: 60, ..Mix::new(seed()) };
     let oracle = Oracle::start(mix).unwrap();
-    let stand = Stand::with(|_| format!("{}{PAYERS}", upstreams(&oracle.base_url())));
+    let stand = Stand::with(|_| format!("{UNTAUGHT}{}{PAYERS}", upstreams(&oracle.base_url())));
     let (key, next) = (stand.key("lab").await, Arc::new(AtomicU64::new(0)));
     let proxies = vec![stand.proxy().to_owned()];
     let seen = Storm::start(storm::Settings { mix, proxies, key, clients: 8, next, end: 300 }).join();

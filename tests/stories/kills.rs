@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::checker::{self, Evidence, Row, place, sums};
+use crate::checker::{self, Evidence, Row, UNTAUGHT, place, sums};
 use crate::machine::{Dice, is_long, now, seed};
 use crate::oracle::{ANSWER_CANARY, Mix, Oracle, PROMPT_CANARY};
 use crate::stand::{CREDENTIAL, PAYERS, Stand, upstreams};
@@ -39,7 +39,7 @@ async fn killed_under_load(kills: u64, durability: &str) {
     let mix = Mix { faulted_percent: 20, slow_percent: 60, leaving_percent: 10, ..Mix::new(seed) };
     let oracle = Oracle::start(mix).unwrap();
     let ledger = format!("[ledger]\ndurability = \"{durability}\"\n");
-    let mut stand = Stand::stopped(|_| format!("{ledger}{}{PAYERS}", upstreams(&oracle.base_url())));
+    let mut stand = Stand::stopped(|_| format!("{ledger}{UNTAUGHT}{}{PAYERS}", upstreams(&oracle.base_url())));
     stand.serve_as(stand.command(&["serve"]));
     let key = stand.key("lab").await;
     let next = Arc::new(AtomicU64::new(0));

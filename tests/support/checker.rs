@@ -42,6 +42,10 @@ use crate::oracle::{Answer, Attempt, Manners, Mix, Plan};
 use crate::stand::{PATIENCE, Stand, sum_of};
 use crate::storm::{End, Seen, hash};
 
+/// Configuration of a server whose bands are to hold the truth every time, as I3 asks: of what was learned, bands hold
+/// nine of ten, and what the oracle's models think out of sight is learned too.
+pub(crate) const UNTAUGHT: &str = "[counting]\nlearn = false\n";
+
 /// Statuses by which tokenmeter says that a provider did not answer; the oracle has none of them.
 const OWN_STATUSES: [u16; 2] = [502, 504];
 
