@@ -207,9 +207,13 @@ async fn serve_under(stand: &mut Stand, must_refuse: bool) -> Fate {
             let body: Value = serde_json::from_slice(&body).unwrap();
             assert!(body["error"]["message"].as_str().unwrap().contains("cannot be recorded"), "{body}");
             let ready = stand.get(&format!("{}/readyz", stand.admin())).await;
-            assert_eq!(ready.status, 503);
-            assert!(ready.text().contains("could not be synced"), "{}", ready.text());
-            fate.unready = Some(ready.text());
+            // What was to be synced at the start may be the space set aside: nothing is in it, so it is made again.
+            let is_made_again = ready.status == 200 || ready.text().contains("cannot be written");
+            if !(fate.acknowledged.is_empty() && is_made_again) {
+                assert_eq!(ready.status, 503);
+                assert!(ready.text().contains("could not be synced"), "{}", ready.text());
+                fate.unready = Some(ready.text());
+            }
         } else {
             // The one whose own record could not be synced is cut off: its client must not take it for acknowledged.
             assert!(!is_whole, "{status}");
