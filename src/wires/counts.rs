@@ -11,6 +11,8 @@ use crate::operation::Operation;
 pub struct CountRequest {
     /// The path, on the same host as the call.
     pub path: String,
+    /// The header that chooses the API's version, where one must.
+    pub version: Option<(&'static str, &'static str)>,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -18,6 +20,8 @@ pub struct CountRequest {
 /// Members of a message's request that Anthropic counts (platform.claude.com/docs/en/api/messages-count-tokens, read
 /// 2026-11-29). Files by URL, servers' tools and MCP are refused there: then there is no count.
 const ANTHROPIC: &[&str] = &["model", "messages", "system", "tools", "tool_choice", "thinking", "output_config"];
+/// Anthropic answers nobody without it; the clients' own is not kept.
+const ANTHROPIC_VERSION: (&str, &str) = ("anthropic-version", "2023-06-01");
 /// Those of a response's that `OpenAI` counts (developers.openai.com/api/reference, `responses/input_tokens`, read
 /// 2026-11-29).
 const OPENAI: &[&str] = &[
@@ -40,7 +44,8 @@ const GEMINI: &[&str] = &["contents", "systemInstruction", "system_instruction",
 pub(super) fn of_anthropic(operation: Operation, path: &str, body: &[u8]) -> Option<CountRequest> {
     let is_counted = operation == Operation::Chat && path.ends_with("/messages");
     let body = is_counted.then(|| members(body, ANTHROPIC)).flatten()?;
-    body.contains_key("messages").then(|| request(format!("{path}/count_tokens"), body))
+    let request = body.contains_key("messages").then(|| request(format!("{path}/count_tokens"), body))?;
+    Some(CountRequest { version: Some(ANTHROPIC_VERSION), ..request })
 }
 
 /// `OpenAI`'s of the call to `path`.
@@ -80,7 +85,7 @@ fn members(body: &[u8], names: &[&str]) -> Option<Map<String, Value>> {
 }
 
 fn request(path: String, body: Map<String, Value>) -> CountRequest {
-    CountRequest { path, body: Value::Object(body).to_string().into_bytes() }
+    CountRequest { path, version: None, body: Value::Object(body).to_string().into_bytes() }
 }
 
 #[cfg(test)]
