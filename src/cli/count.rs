@@ -224,7 +224,7 @@ fn table(found: &Found) -> String {
     line("read as", &operation.map_or("text", |operation| operation.as_str()));
     line("counted by", method);
     if operation.is_some() {
-        line("learned from", &format_args!("{observations} calls"));
+        line("learned from", &format_args!("{observations} call{}", if *observations == 1 { "" } else { "s" }));
         line("text", &parts.text);
         line("messages", &parts.messages);
     }
@@ -234,7 +234,7 @@ fn table(found: &Found) -> String {
         }
     }
     if parts.tool_count > 0 {
-        line("tools", &format_args!("{} as JSON, of {} tools", parts.tools, parts.tool_count));
+        line("tools", &format_args!("{} as JSON; tools: {}", parts.tools, parts.tool_count));
     }
     if parts.has_unseen {
         line("uncounted", &"files, audio or what the provider keeps");
