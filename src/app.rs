@@ -1,5 +1,6 @@
 //! App: everything that serves, put together, run until told to stop, and taken apart so that nothing is lost.
 
+mod counting_endpoint;
 mod keeper;
 mod learned;
 
@@ -16,8 +17,10 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 
+use self::counting_endpoint::CountingEndpoints;
 use self::keeper::Keeper;
 use crate::admin::{self, Admin, Facts, Readiness, ReportError};
 use crate::attribution::Attribution;
@@ -25,7 +28,7 @@ use crate::attribution::keys::KeySet;
 use crate::config::{self, Config};
 use crate::journal::{self, Journal, JournalError};
 use crate::ledger::{Applier, Dimension, Ledger, LedgerError, Place, Retention};
-use crate::meter::{JOBS_KEPT_FOR, JOBS_MAX, Meter, Moment};
+use crate::meter::{Asking, JOBS_KEPT_FOR, JOBS_MAX, Meter, Moment, Question};
 use crate::metrics::{Limits, Metrics};
 use crate::period::Month;
 use crate::pricing::PriceBook;
@@ -90,13 +93,14 @@ pub fn serve(config: Config, listening: impl FnOnce(&Addresses)) -> anyhow::Resu
         .context("cannot start threads")?;
     // Beside the books: each of them takes as long.
     let tls = std::thread::Builder::new().name("tls".into()).spawn(Tls::load)?;
-    let books = Books::open(&config)?;
+    let (asking, questions) = counting_endpoint::asking(&config.upstreams);
+    let books = Books::open(&config, asking)?;
     let tls = tls.join().map_err(|_| anyhow::anyhow!("cannot load the certificate authorities"))??;
     books.journal.wake_when_stalled(Waker::from(Arc::new(Rouse(runtime.handle().clone()))));
     let stop = watch::Sender::new(false);
     let keys = Arc::new(KeySet::new(config.attribution.keys.clone()));
     let keeper = Keeper::start(&books, Arc::clone(&keys), config.report.zone.clone())?;
-    let served = runtime.block_on(run(config, &books, &tls, keys, &stop, listening));
+    let served = runtime.block_on(run(config, &books, &tls, keys, questions, &stop, listening));
     // Calls that outlived the drain end here; each still closes, so the meter must outlive the runtime.
     runtime.shutdown_timeout(CUT_TIMEOUT);
     keeper.stop();
@@ -134,6 +138,7 @@ async fn run(
     books: &Books,
     tls: &Tls,
     keys: Arc<KeySet>,
+    questions: Option<Receiver<Question>>,
     stop: &watch::Sender<bool>,
     listening: impl FnOnce(&Addresses),
 ) -> anyhow::Result<()> {
@@ -144,6 +149,7 @@ async fn run(
     let attribution = Arc::new(Attribution::new(config.attribution, keys));
     let (proxy_address, on_failure) = (config.proxy.listen, config.proxy.on_failure);
     let (meter, metrics) = (Arc::clone(&books.meter), Arc::clone(&books.metrics));
+    let endpoints = CountingEndpoints::new(&config.upstreams, tls, questions, Arc::clone(&meter))?;
     let proxy = Proxy::new(config.proxy, config.upstreams, attribution, meter, metrics, tls)?;
     let proxy = proxy.listen().await.with_context(|| format!("cannot listen on {proxy_address} (`listen.proxy`)"))?;
     let live = Arc::new(Live {
@@ -190,7 +196,8 @@ async fn run(
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         tracing::warn!("told to stop again; cutting calls in flight");
     };
-    tokio::select! { _ = both => {}, () = signals => {} }
+    // Who asks upstreams ends with the calls: a question under way is dropped.
+    tokio::select! { _ = both => {}, () = signals => {}, never = endpoints.ask() => match never {} }
     failure.into_inner().map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))
 }
 
@@ -233,7 +240,7 @@ struct Books {
 }
 
 impl Books {
-    fn open(config: &Config) -> anyhow::Result<Self> {
+    fn open(config: &Config, asking: Option<Asking>) -> anyhow::Result<Self> {
         // Beside the rest: it takes longer than reading the journal.
         let prices = std::thread::Builder::new().name("prices".into()).spawn(PriceBook::bundled)?;
         let places = Places::of(&config.ledger);
@@ -261,7 +268,8 @@ impl Books {
         let metrics = Arc::new(Metrics::new(Limits::default()));
         let prices = Arc::new(prices.join().map_err(|_| anyhow::anyhow!("cannot load the list prices"))?);
         let settings = &config.counting;
-        let meter = Meter::start_learning(Arc::clone(&journal), prices, Arc::clone(&metrics), settings, calibration)
+        let (theirs, counters) = (Arc::clone(&journal), Arc::clone(&metrics));
+        let meter = Meter::start_learning(theirs, prices, counters, settings, calibration, asking)
             .context("cannot start a thread")?;
         meter.remember(jobs_seen.into_iter().flatten().chain(opened.jobs_seen));
         // Before the first record: a name that another process has must not get a second order of records.

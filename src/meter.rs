@@ -10,6 +10,7 @@ mod gaps;
 mod jobs;
 mod learning;
 mod progress;
+mod questions;
 mod settlement;
 mod verdict;
 
@@ -33,12 +34,14 @@ use crate::wires::{Consumption, Observer, Wire};
 
 pub use counting::{QUEUE_BYTES_MAX, Settings};
 pub use jobs::{JOBS_KEPT_FOR, JOBS_MAX};
+pub use questions::{Asking, Question};
 
 use clock::Clock;
 use counting::Counting;
 use gaps::Gaps;
 use jobs::Jobs;
 use learning::Learning;
+use questions::Questions;
 use settlement::{Draft, Settlement};
 
 /// Opens and closes calls.
@@ -47,6 +50,7 @@ pub struct Meter {
     books: Bookkeeping,
     counting: Counting,
     learning: Arc<Learning>,
+    questions: Arc<Questions>,
     jobs: Jobs,
     gaps: Gaps,
     clock: Clock,
@@ -121,23 +125,26 @@ impl Meter {
         metrics: Arc<Metrics>,
         settings: &Settings,
     ) -> std::io::Result<Arc<Self>> {
-        Self::start_learning(journal, prices, metrics, settings, None)
+        Self::start_learning(journal, prices, metrics, settings, None, None)
     }
 
-    /// The same, which goes on from what `calibration` learned; `None`: learns nothing.
+    /// The same, which goes on from what `calibration` learned, and learns also by `asking` upstreams; each `None`: it does
+    /// not.
     pub fn start_learning(
         journal: Arc<Journal>,
         prices: Arc<PriceBook>,
         metrics: Arc<Metrics>,
         settings: &Settings,
         calibration: Option<Calibration>,
+        asking: Option<Asking>,
     ) -> std::io::Result<Arc<Self>> {
         let tokenizers = settings.tokenizers.clone();
         let learning = Arc::new(Learning::start(calibration, tokenizers.clone())?);
+        let questions = Arc::new(Questions::new(asking));
         let books = Bookkeeping { journal, prices, metrics, tokenizers };
-        let counting = Counting::start(books.clone(), Arc::clone(&learning), settings)?;
+        let counting = Counting::start(books.clone(), Arc::clone(&learning), &questions, settings)?;
         let (jobs, gaps, clock) = (Jobs::new(JOBS_MAX), Gaps::default(), Clock::default());
-        Ok(Arc::new(Self { books, counting, learning, jobs, gaps, clock }))
+        Ok(Arc::new(Self { books, counting, learning, questions, jobs, gaps, clock }))
     }
 
     /// This moment, as records tell the time: the wall clock's, but for small steps back.
@@ -208,6 +215,18 @@ impl Meter {
     /// `rows` of [`Meter::newly_learned`] could not be kept: they come again.
     pub fn not_kept(&self, rows: &[calibration::Row]) {
         self.learning.take_back(rows);
+    }
+
+    /// Learns that the upstream itself counted `tokens` in the prompt of `question`.
+    pub fn counted_by_upstream(&self, question: Question, tokens: u64) {
+        let mut lesson = question.lesson;
+        lesson.tell_prompt(tokens);
+        self.learning.teach(lesson);
+    }
+
+    /// The upstream of `question` gave no count: it is left alone for as long as this returns.
+    pub fn not_counted_by_upstream(&self, question: &Question) -> Duration {
+        self.questions.pause(&question.upstream, Instant::now())
     }
 
     /// The journal that this meter writes to.
@@ -319,6 +338,13 @@ impl OpenCall {
     pub fn hold_prompt(&mut self, prompt: HeldPrompt) {
         if let Some(draft) = &mut self.draft {
             draft.prompt = prompt;
+        }
+    }
+
+    /// Notes the path that the call goes to at an upstream that may be asked to count its prompt.
+    pub fn goes_to(&mut self, path: String) {
+        if let Some(draft) = &mut self.draft {
+            draft.path = Some(path);
         }
     }
 

@@ -529,3 +529,31 @@ async fn work_in_the_background_is_over_when_it_is_fetched_again() {
     assert_eq!(lines("/v1/files/file-1/content").await, 3);
     assert_eq!(lines("/v1/messages/batches/msgbatch_1/results").await, 3);
 }
+
+#[tokio::test]
+async fn a_prompt_is_counted_at_each_endpoint_for_it_and_that_may_be_told_to_fail() {
+    let fake = FakeUpstream::start().unwrap();
+    let contents = json!([{"role": "user", "parts": [{"text": "how are you"}]}]);
+    let endpoints = [
+        (
+            "/v1/messages/count_tokens",
+            json!({"messages": [{"role": "user", "content": "how are you"}]}),
+            "input_tokens",
+        ),
+        ("/v1/responses/input_tokens", json!({"input": "how are you"}), "input_tokens"),
+        (
+            "/v1beta/models/m:countTokens",
+            json!({"generateContentRequest": {"model": "models/m", "contents": contents}}),
+            "totalTokens",
+        ),
+    ];
+    for (path, body, member) in &endpoints {
+        let answer: Value = serde_json::from_str(&text(&fake, path, body, "").await).unwrap();
+        assert_eq!(answer[member], 3, "{path}");
+    }
+    fake.answer_counts("x-fake", "status=500");
+    for (path, body, _) in &endpoints {
+        assert_eq!(ask(&fake, path, body, "").await.status(), StatusCode::INTERNAL_SERVER_ERROR, "{path}");
+    }
+    assert_eq!(ask(&fake, MESSAGES, &json!({"messages": []}), "").await.status(), StatusCode::OK);
+}

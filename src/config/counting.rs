@@ -18,6 +18,13 @@ pub(super) fn read(root: &Section<'_>, upstreams: &[upstream::Settings], wanted:
     let queue_bytes_max = section.size("queue_bytes_max", wide(QUEUE_BYTES_MAX), MIB..=16 * 1024 * MIB);
     let text_bytes_max = section.size("text_bytes_max", wide(TEXT_BYTES_MAX), MIB / 16..=256 * MIB);
     let learn = section.flag("learn").unwrap_or(true);
+    if let Some(asked) = upstreams.iter().find(|upstream| upstream.count_every.is_some()).filter(|_| !learn) {
+        section.problem(
+            "learn",
+            format!("is false, and upstream `{}` has `count_endpoint`, of which nothing would be learned", asked.name),
+            "remove one of the two",
+        );
+    }
     let preload = section.flag("preload").unwrap_or(false);
     section.finish();
     let files = root.sections("tokenizer").iter().filter_map(|section| tokenizer(section, upstreams, wanted)).collect();

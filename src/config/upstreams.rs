@@ -23,6 +23,7 @@ const DEMO: &str = "demo:";
 const CONNECT_TIMEOUT_SECS: u64 = 10;
 const HEAD_TIMEOUT_SECS: u64 = 600;
 const IDLE_TIMEOUT_SECS: u64 = 600;
+const COUNT_EVERY_SECS: u64 = 60;
 
 /// Upstreams of a process without any in its file: name, wire, base URL.
 /// Each is scheme and host, so that clients keep the path that the provider documents.
@@ -131,6 +132,7 @@ fn built_in(wires: &[&'static dyn Wire]) -> Vec<Settings> {
             provider: Provider::parse(provider).ok()?,
             base,
             credential: None,
+            count_every: None,
             adds_stream_usage: adds_stream_usage(provider),
             on_client_close: OnClientClose::default(),
             unmetered: Unmetered::default(),
@@ -169,7 +171,8 @@ pub(super) fn upstream(
         }
     });
     let named_provider = section.id("provider", Provider::parse);
-    let (credential, _) = secrets.read(section, "api_key_env", "api_key_file");
+    let (credential, has_credential) = secrets.read(section, "api_key_env", "api_key_file");
+    let count_every = count_every(section, has_credential, base.as_ref());
     let asked_usage = section.flag("add_stream_usage");
     let on_client_close = section
         .choice("on_client_close", &[("cancel", OnClientClose::Cancel), ("finish", OnClientClose::Finish)])
@@ -204,6 +207,7 @@ pub(super) fn upstream(
         provider,
         base,
         credential,
+        count_every,
         adds_stream_usage,
         on_client_close,
         unmetered,
@@ -214,6 +218,28 @@ pub(super) fn upstream(
         head_timeout,
         idle_timeout,
     })
+}
+
+/// How often the upstream is asked at most to count a prompt; `None` where it never is, and beside a problem.
+fn count_every(section: &Section<'_>, has_credential: bool, base: Option<&Base>) -> Option<Duration> {
+    let every = section.secs("count_every_secs", COUNT_EVERY_SECS, 1..=86_400);
+    if section.flag("count_endpoint") != Some(true) {
+        return None;
+    }
+    if base == Some(&Base::Demo) {
+        section.problem(
+            "count_endpoint",
+            "is on, and nobody is there to be asked",
+            "remove it: this upstream is a demo",
+        );
+    } else if !has_credential {
+        section.problem(
+            "count_endpoint",
+            "is on, and there is no credential to ask with",
+            "set `api_key_env` or `api_key_file`: a client's own credential is never used for it",
+        );
+    }
+    Some(every)
 }
 
 fn check_name(section: &Section<'_>, name: &UpstreamName, names: &mut HashSet<UpstreamName>) {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::Bookkeeping;
 use super::learning::Learning;
 use super::progress::Mark;
+use super::questions::Questions;
 use super::settlement::CountJob;
 use crate::record::{Progress, Record};
 use crate::tokenizer::Tokenizers;
@@ -76,6 +77,7 @@ enum Job {
 struct Worker {
     books: Bookkeeping,
     learning: Arc<Learning>,
+    questions: Arc<Questions>,
     queue: Arc<Queue<Job>>,
     hurry_after: Arc<OnceLock<Instant>>,
     marks_waiting: Arc<AtomicUsize>,
@@ -84,7 +86,12 @@ struct Worker {
 }
 
 impl Counting {
-    pub(super) fn start(books: Bookkeeping, learning: Arc<Learning>, settings: &Settings) -> std::io::Result<Self> {
+    pub(super) fn start(
+        books: Bookkeeping,
+        learning: Arc<Learning>,
+        questions: &Arc<Questions>,
+        settings: &Settings,
+    ) -> std::io::Result<Self> {
         let queue = Arc::new(Queue::new(QUEUE_CALLS_MAX + QUEUE_MARKS_MAX, settings.queue_bytes_max));
         let counting = Self {
             books,
@@ -99,6 +106,7 @@ impl Counting {
             let worker = Worker {
                 books: counting.books.clone(),
                 learning: Arc::clone(&counting.learning),
+                questions: Arc::clone(questions),
                 queue: Arc::clone(&counting.queue),
                 hurry_after: Arc::clone(&counting.hurry_after),
                 marks_waiting: Arc::clone(&counting.marks_waiting),
@@ -172,7 +180,14 @@ impl Worker {
             let is_late = self.hurry_after.get().is_some_and(|late| Instant::now() >= *late);
             match job {
                 Job::Count(job) if is_late => commit_by_length(&self.books, &self.learning, *job),
-                Job::Count(job) => commit(&self.books, job.count(&self.learning)),
+                Job::Count(job) => {
+                    let question = job.question(&self.questions, &self.learning, Instant::now());
+                    commit(&self.books, job.count(&self.learning));
+                    // Only now: what it teaches is for the calls that follow.
+                    if let Some(question) = question {
+                        question.ask();
+                    }
+                }
                 Job::Mark(mark) => {
                     self.marks_waiting.fetch_sub(1, Ordering::Relaxed);
                     if !mark.is_late() {

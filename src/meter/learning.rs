@@ -196,6 +196,11 @@ impl Lesson {
             reported: record.tokens,
         }
     }
+
+    /// Has it teach that its prompt has `tokens`, and nothing of its answer.
+    pub(super) fn tell_prompt(&mut self, tokens: u64) {
+        self.reported = TokenCounts { input: Some(tokens), ..TokenCounts::default() };
+    }
 }
 
 impl Shared {

@@ -1,6 +1,6 @@
 //! Settlement: which numbers a finished call is recorded with, and which are still to be counted.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::ids::NodeId;
 use crate::operation::Operation;
@@ -15,6 +15,7 @@ use crate::wires::{Consumption, Countable, Observer, Reading, UsageSeen, Wire};
 use super::jobs::{JobKey, Jobs, Mark};
 use super::learning::{self, Learning, Lesson};
 use super::progress::Marks;
+use super::questions::{PROMPT_BYTES_MAX, Question, Questions, Ready};
 use super::verdict::{self, Counted, Ended, Verdict};
 use super::{Ending, HeldPrompt, Moment, milliseconds};
 
@@ -26,6 +27,8 @@ pub(super) struct Draft {
     pub(super) consumption: Consumption,
     /// The object that the path names, where it is one that is fetched.
     pub(super) object: Option<String>,
+    /// The path at the upstream, where that may be asked to count the prompt.
+    pub(super) path: Option<String>,
     /// Whether the upstream may have received anything of it.
     pub(super) was_sent: bool,
     pub(super) status: Option<u16>,
@@ -42,6 +45,7 @@ impl Draft {
             wire,
             consumption,
             object: None,
+            path: None,
             was_sent: false,
             status: None,
             first_byte: None,
@@ -63,6 +67,8 @@ pub(super) enum Settlement {
 pub(super) struct CountJob {
     record: Record,
     wire: &'static dyn Wire,
+    /// The path at the upstream, where that may be asked to count the prompt.
+    path: Option<String>,
     prompt: HeldPrompt,
     observer: Option<Box<dyn Observer>>,
     body_bytes: u64,
@@ -137,8 +143,8 @@ pub(super) fn settle(
         });
     if provenance.is_none() || is_delivery_open {
         let (observer, body_bytes) = (ending.observer, ending.body_bytes);
-        let (wire, prompt, is_whole) = (draft.wire, draft.prompt, is_finished);
-        let job = CountJob { record, wire, prompt, observer, body_bytes, is_whole, client_left_at, is_reported };
+        let (wire, path, prompt, is_whole) = (draft.wire, draft.path, draft.prompt, is_finished);
+        let job = CountJob { record, wire, path, prompt, observer, body_bytes, is_whole, client_left_at, is_reported };
         return Settlement::Count(Box::new(job));
     }
     record.provenance = provenance.unwrap_or(Provenance::Unknown);
@@ -181,6 +187,26 @@ impl CountJob {
         let prompt = slices.fold(0, |sum: usize, slice| sum.saturating_add(slice.len()));
         let kept = self.observer.as_ref().and_then(|observer| observer.kept());
         prompt.saturating_add(kept.map_or(0, Delivered::held_bytes))
+    }
+
+    /// What to ask the upstream about the prompt, where that is counted here, is short, may teach, and may be asked for now.
+    pub(super) fn question<'a>(
+        &self,
+        questions: &'a Questions,
+        learning: &Learning,
+        now: Instant,
+    ) -> Option<Ready<'a>> {
+        let Self { record, wire, prompt, .. } = self;
+        let path = self.path.as_deref()?;
+        let is_counted_here = !self.is_reported && record.tokens.input.is_none() && record.status == Some(200);
+        if !is_counted_here || prompt.bytes > PROMPT_BYTES_MAX || !learning.may_teach(record, prompt, now) {
+            return None;
+        }
+        questions.prepare(&record.upstream, now, || {
+            let asked = wire.count_request(record.operation, path, &prompt.slices.as_ref()?.concat())?;
+            let lesson = Box::new(Lesson::new(record, *wire, prompt.clone(), None));
+            Some(Question { upstream: record.upstream.clone(), wire: *wire, asked, lesson })
+        })
     }
 
     /// Fills in what the provider did not report. Slow: up to half a second a megabyte.

@@ -212,6 +212,9 @@ async fn prepare(
     if let Some(object) = object {
         call.fetches(object);
     }
+    if upstream.settings.count_every.is_some() {
+        call.goes_to(outgoing.uri.path().to_owned());
+    }
     proxy.metrics.overhead_seconds(began.instant.elapsed().saturating_sub(waited).as_secs_f64());
 
     let (outgoing, body, kept, unspliced) = if let Some(spliced) = spliced {

@@ -42,6 +42,8 @@ pub struct Settings {
     pub base: Base,
     /// Put in place of a virtual key; `None`: the client's own credential passes.
     pub credential: Option<SecretString>,
+    /// How often it may be asked at most to count a prompt itself; `None`: never. Only with a credential.
+    pub count_every: Option<Duration>,
     /// Whether `stream_options.include_usage` is asked for where the client did not, and the extra event taken out again.
     pub adds_stream_usage: bool,
     /// What happens to an answer whose client has left.

@@ -16,7 +16,7 @@ fn chat(words: usize) -> Ask {
 }
 
 /// What a call was estimated as whose provider reports nothing.
-async fn silent(stand: &Stand, ask: &Ask) -> Value {
+pub(crate) async fn silent(stand: &Stand, ask: &Ask) -> Value {
     let id = stand.ask(ask).fake("no_usage").send().await.record_id();
     let begun = Instant::now();
     loop {
@@ -49,7 +49,7 @@ async fn taught(stand: &Stand, ask: &Ask) -> Value {
     }
 }
 
-fn observations(record: &Value) -> u64 {
+pub(crate) fn observations(record: &Value) -> u64 {
     record["estimate"]["observations"].as_u64().unwrap()
 }
 

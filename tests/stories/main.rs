@@ -44,6 +44,7 @@ mod clocks;
 mod config;
 mod corpus;
 mod counting;
+mod counting_endpoint;
 mod crowds;
 mod cuts;
 mod dialects;

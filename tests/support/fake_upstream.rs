@@ -134,6 +134,11 @@ impl FakeUpstream {
         self.shared.release(name);
     }
 
+    /// From now on, requests for a count are answered as if they had this header: `x-fake` or `x-fake-replay`.
+    pub(crate) fn answer_counts(&self, name: &'static str, value: &'static str) {
+        self.shared.answer_counts(name, value);
+    }
+
     /// Answers requests that carry `x-fake-replay: id` with `canned`.
     pub(crate) fn respond_to(&self, id: &str, canned: Canned) {
         self.shared.respond_to(id, canned);
@@ -175,7 +180,7 @@ async fn respond(
     mut request: Request<Incoming>,
 ) -> io::Result<Response<Playing>> {
     let session = session::is_asked(request.headers()).then(|| hyper::upgrade::on(&mut request));
-    let (head, mut body) = request.into_parts();
+    let (mut head, mut body) = request.into_parts();
     if head.uri.path().starts_with("/__") {
         let answer = control(&shared, &head.method, head.uri.path());
         return Playing::start(answer, Script::default(), FateGuard::unlogged(&shared), reset);
@@ -193,6 +198,11 @@ async fn respond(
         }
     }
     guard.body_is_complete();
+    if is_count(head.uri.path())
+        && let Some((name, value)) = shared.count_header()
+    {
+        head.headers.insert(name, value);
+    }
     let script = head.headers.get("x-fake").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let script = match script.parse::<Script>() {
         Ok(script) => script,
@@ -227,6 +237,11 @@ async fn respond(
     Playing::start(answer, script, guard, reset)
 }
 
+/// Whether `path` is one of those at which prompts are counted.
+pub(crate) fn is_count(path: &str) -> bool {
+    ["/count_tokens", "/input_tokens", ":countTokens"].iter().any(|end| path.ends_with(end))
+}
+
 /// The answer of the API that `target` belongs to, whatever stands before its known part.
 fn route(shared: &Shared, head: &request::Parts, target: &str, body: &[u8], script: &Script) -> Answer {
     let (method, headers) = (&head.method, &head.headers);
@@ -243,7 +258,10 @@ fn route(shared: &Shared, head: &request::Parts, target: &str, body: &[u8], scri
             _ => {}
         }
     }
-    let request = serde_json::from_slice::<Value>(body).unwrap_or_default();
+    let mut request = serde_json::from_slice::<Value>(body).unwrap_or_default();
+    if let Some(within) = request.get_mut("generateContentRequest") {
+        request = within.take();
+    }
     let promise = promise::of(path, &request, script);
     let verb = path.rsplit(['/', ':']).next().unwrap_or_default();
     match (method == Method::POST, verb) {
@@ -258,6 +276,7 @@ fn route(shared: &Shared, head: &request::Parts, target: &str, body: &[u8], scri
         (true, "count_tokens") => anthropic::count_tokens(&promise),
         (true, "generateContent") => gemini::generate(&promise, script),
         (true, "streamGenerateContent") => gemini::stream(&promise, script, query.contains("alt=sse")),
+        (true, "input_tokens") => openai::count_tokens(&promise),
         (true, "countTokens") => gemini::count_tokens(&promise),
         (true, "converse") => bedrock::converse(&promise, script),
         (true, "converse-stream") => bedrock::converse_stream(&promise, script),

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine;
-use http::{HeaderMap, request};
+use http::{HeaderMap, HeaderName, HeaderValue, request};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -97,6 +97,8 @@ struct State {
     arrivals: u64,
     released: HashSet<String>,
     canned: HashMap<String, Canned>,
+    /// What requests for a count are taken to carry.
+    count_header: Option<(&'static str, &'static str)>,
     /// By id.
     jobs: HashMap<String, Job>,
 }
@@ -136,6 +138,15 @@ impl Shared {
 
     pub(crate) fn respond_to(&self, id: &str, canned: Canned) {
         self.change(|state| state.canned.insert(id.to_owned(), canned));
+    }
+
+    pub(crate) fn answer_counts(&self, name: &'static str, value: &'static str) {
+        self.change(|state| state.count_header = Some((name, value)));
+    }
+
+    pub(crate) fn count_header(&self) -> Option<(HeaderName, HeaderValue)> {
+        let header = self.state().count_header;
+        header.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
     }
 
     pub(crate) fn canned(&self, id: &str) -> Option<Canned> {

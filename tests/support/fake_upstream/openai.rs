@@ -238,6 +238,14 @@ fn refusal(request: &Value, promise: &Promise, script: &Script) -> Option<Answer
     promise.error.map(|status| Answer::error(status, &error_body(status)))
 }
 
+pub(crate) fn count_tokens(promise: &Promise) -> Answer {
+    let count = || {
+        let count = json!({"object": "response.input_tokens", "input_tokens": promise.prompt()});
+        Answer::json(http::StatusCode::OK, &count)
+    };
+    promise.error.map_or_else(count, |status| Answer::error(status, &error_body(status)))
+}
+
 fn error_body(status: u16) -> Value {
     let (kind, code) = match status {
         401 => ("invalid_request_error", "invalid_api_key"),
