@@ -28,9 +28,10 @@ fn counts(requests: &[Received]) -> Vec<Received> {
     requests.iter().filter(|request| is_count(&request.target)).cloned().collect()
 }
 
-/// The first request for a count, once it was answered.
+/// The first request for a count, once all of it has come.
 async fn asked(stand: &Stand) -> Received {
-    let requests = stand.fake.wait_for(|requests| !counts(requests).is_empty()).await;
+    let requests =
+        stand.fake.wait_for(|requests| counts(requests).first().is_some_and(|first| first.body_is_complete)).await;
     counts(&requests).remove(0)
 }
 
