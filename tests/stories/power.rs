@@ -49,7 +49,7 @@ async fn whatever_the_disk_made_of_it_what_was_acknowledged_is_there_once() {
     let run = record(&strace, "power", &[]).await;
     let recorded = begun.elapsed();
     let trying = Instant::now();
-    let states = if is_long() { 100_000 } else { 2_000 };
+    let states = if is_long() { 10_000 } else { 2_000 };
     let is_promised = |line: usize, moment: usize| line <= moment;
     let tried = try_states(&run, states, seed, &is_promised);
     eprintln!(
