@@ -1,6 +1,6 @@
 //! What a request says, in words that hold for every wire: what the rules of local counting go by.
 //!
-//! Each wire fills in what its own requests have, through a [`Draft`] that bounds what is held; nothing is rendered and
+//! Each wire fills in what its own requests have, through a `Draft` that bounds what is held; nothing is rendered and
 //! nothing is counted here.
 
 use base64::Engine;
