@@ -1,5 +1,6 @@
-//! Nothing is done that need not be: text is counted only where usage is missing, at the end or, of a stream that takes longer
-//! than a second, so far; and never by who serves calls.
+//! Nothing is done that need not be: text is counted only where usage is missing, at the end, and never by who serves calls.
+
+use std::time::Instant;
 
 use crate::asks;
 use crate::stand::{PAYERS, Stand, upstreams};
@@ -29,10 +30,12 @@ async fn learning_takes_next_to_nothing_once_something_was_learned() {
         calls(1).await;
     }
     calls(200).await;
-    let before = ticks_of(&stand, "learning");
+    let (before, begun) = (ticks_of(&stand, "learning"), Instant::now());
     calls(600).await;
-    let taken = ticks_of(&stand, "learning") - before;
-    assert!(taken <= 3, "600 calls that taught nothing new took {taken} hundredths of a second");
+    let (taken, passed) = (ticks_of(&stand, "learning") - before, begun.elapsed());
+    // Half a per cent of the time that passes is meant, however slow the machine: twice that, and a lesson under way.
+    let most = 3 + u64::try_from(passed.as_millis()).unwrap() / 1_000;
+    assert!(taken <= most, "600 calls in {passed:.1?} took {taken} hundredths of a second, {most} at most");
     assert_eq!(ticks_of(&stand, "counting"), 0, "every provider reported: there was nothing to count");
 }
 
