@@ -91,15 +91,18 @@ impl Recording {
         Self { root: format!("{}/", root.display()), ..Self::default() }
     }
 
-    /// Adds what the next process did; returns the line that its log begins at in all of this.
+    /// Adds what the next process did; returns the line that its log begins at in all of this. Its files must be as it
+    /// left them: they show what became of the calls that it was killed in.
     #[expect(clippy::too_many_lines, reason = "one arm a syscall")]
     pub(crate) fn add(&mut self, syscalls: &[Syscall]) -> usize {
         let base = self.lines;
         let is_sync = |syscall: &&Syscall| ["fsync", "fdatasync"].contains(&syscall.name.as_str());
-        self.failed_syncs += syscalls.iter().filter(is_sync).filter(|syscall| syscall.result < 0).count();
+        self.failed_syncs +=
+            syscalls.iter().filter(is_sync).filter(|sync| sync.result < 0 && !sync.is_unfinished).count();
         let mut opened: HashMap<i64, Opened> = HashMap::new();
-        let mut ordered: Vec<&Syscall> =
-            syscalls.iter().filter(|syscall| syscall.result >= 0 || is_sync(syscall)).collect();
+        // What a sync that did not return was to make lasting is taken not to be.
+        let counts = |one: &&Syscall| if one.is_unfinished { !is_sync(one) } else { one.result >= 0 || is_sync(one) };
+        let mut ordered: Vec<&Syscall> = syscalls.iter().filter(counts).collect();
         // A descriptor is there when the call that gives it returns.
         ordered.sort_by_key(|one| if one.name == "openat" { one.ended } else { one.begun });
         let mut syncs: Vec<(Opened, usize, usize, bool)> = Vec::new();
@@ -112,11 +115,14 @@ impl Recording {
                 let path = String::from_utf8(path).ok()?;
                 path.strip_prefix(&self.root).filter(|path| !path.ends_with("-shm")).map(str::to_owned)
             };
+            let is_there = |path: &String| Path::new(&self.root).join(path).exists();
             let on = syscall.descriptor().and_then(|descriptor| opened.get_mut(&descriptor));
             match syscall.name.as_str() {
                 "mkdir" => {
                     let Some(path) = below(syscall.strings().swap_remove(0)) else { continue };
-                    changed(Change::MakeDirectory { path });
+                    if !syscall.is_unfinished || is_there(&path) {
+                        changed(Change::MakeDirectory { path });
+                    }
                 }
                 "openat" => {
                     let path = syscall.strings().swap_remove(0);
@@ -128,6 +134,9 @@ impl Recording {
                         opened.remove(&syscall.result);
                         continue;
                     };
+                    if syscall.is_unfinished && !is_there(&path) {
+                        continue;
+                    }
                     let inode = if let Some(inode) = self.names.get(&path) {
                         if syscall.has("O_TRUNC") {
                             changed(Change::Cut { inode: *inode, length: 0 });
@@ -155,8 +164,8 @@ impl Recording {
                 }
                 "write" | "writev" => {
                     if let Some(Opened::File { inode, position }) = on {
-                        let data = syscall.data();
                         let offset = *position;
+                        let data = written(syscall, &self.root, &self.names, *inode, offset);
                         *position += data.len();
                         changed(Change::Write { inode: *inode, offset, data });
                     }
@@ -164,24 +173,34 @@ impl Recording {
                 "pwrite64" => {
                     if let Some(Opened::File { inode, .. }) = on {
                         let offset = usize::try_from(syscall.last_number()).unwrap();
-                        changed(Change::Write { inode: *inode, offset, data: syscall.data() });
+                        let data = written(syscall, &self.root, &self.names, *inode, offset);
+                        changed(Change::Write { inode: *inode, offset, data });
                     }
                 }
                 "ftruncate" => {
                     if let Some(Opened::File { inode, .. }) = on {
                         let length = usize::try_from(syscall.last_number()).unwrap();
+                        if syscall.is_unfinished && content(&self.root, &self.names, *inode).len() != length {
+                            continue;
+                        }
                         changed(Change::Cut { inode: *inode, length });
                     }
                 }
                 "rename" => {
                     let mut paths = syscall.strings().into_iter().filter_map(below);
                     let (Some(from), Some(to)) = (paths.next(), paths.next()) else { continue };
+                    if syscall.is_unfinished && is_there(&from) {
+                        continue;
+                    }
                     let inode = self.names.remove(&from).unwrap();
                     self.names.insert(to.clone(), inode);
                     changed(Change::Rename { from, to });
                 }
                 "unlink" => {
                     let Some(path) = below(syscall.strings().swap_remove(0)) else { continue };
+                    if syscall.is_unfinished && is_there(&path) {
+                        continue;
+                    }
                     self.names.remove(&path).unwrap();
                     changed(Change::Remove { path });
                 }
@@ -206,7 +225,27 @@ impl Recording {
             self.syncs.push(ended);
         }
         self.lines = base + syscalls.iter().map(|syscall| syscall.ended + 1).max().unwrap_or(0);
+        self.assert_is_what_is_there();
         base
+    }
+
+    /// Nothing that was done to a file is missing here: states of a run that never was prove nothing.
+    fn assert_is_what_is_there(&self) {
+        for (path, inode) in &self.names {
+            let mut bytes = Vec::new();
+            let is_of_it = |change: &Change| match change {
+                Change::Write { inode: one, .. } | Change::Cut { inode: one, .. } => one == inode,
+                Change::Make { .. } | Change::MakeDirectory { .. } | Change::Rename { .. } | Change::Remove { .. } => {
+                    false
+                }
+            };
+            self.steps
+                .iter()
+                .map(|step| &step.change)
+                .filter(|one| is_of_it(one))
+                .for_each(|one| one.apply(&mut bytes));
+            assert!(bytes == content(&self.root, &self.names, *inode), "{path} is not what was recorded of it");
+        }
     }
 
     /// How often something was made lasting.
@@ -350,6 +389,23 @@ impl Change {
             Self::Make { .. } | Self::MakeDirectory { .. } | Self::Rename { .. } | Self::Remove { .. } => {}
         }
     }
+}
+
+/// What a write wrote: where the process was killed in it, as much as the file has of it.
+fn written(syscall: &Syscall, root: &str, names: &BTreeMap<String, usize>, inode: usize, offset: usize) -> Vec<u8> {
+    let mut data = syscall.data();
+    if syscall.is_unfinished {
+        let content = content(root, names, inode);
+        let there = content.get(offset..).unwrap_or_default();
+        data.truncate(data.iter().zip(there).take_while(|(ours, theirs)| ours == theirs).count());
+    }
+    data
+}
+
+/// What a file holds now.
+fn content(root: &str, names: &BTreeMap<String, usize>, inode: usize) -> Vec<u8> {
+    let path = names.iter().find_map(|(path, named)| (*named == inode).then_some(path));
+    path.map_or_else(Vec::new, |path| std::fs::read(Path::new(root).join(path)).unwrap())
 }
 
 fn put(bytes: &mut Vec<u8>, offset: usize, data: &[u8]) {

@@ -7,15 +7,17 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
 
-/// One syscall that returned.
+/// One syscall that returned, or whose process was killed in it.
 #[derive(Debug)]
 pub(crate) struct Syscall {
     /// Its name: `pwrite64`.
     pub(crate) name: String,
     /// Its arguments as strace shows them, strings and descriptors in hexadecimal.
     arguments: String,
-    /// What it returned; −1 for an error.
+    /// What it returned; −1 for an error, and where it did not return.
     pub(crate) result: i64,
+    /// Whether it never returned: the kernel may have done all of it, a part, or nothing.
+    pub(crate) is_unfinished: bool,
     /// The line of the log that it begins in.
     pub(crate) begun: usize,
     /// The line of the log that it has returned by.
@@ -42,7 +44,7 @@ pub(crate) fn traced(strace: &Path, log: &Path, arguments: &[&str], command: &Co
 /// What [`syscalls`] needs to be told: everything in hexadecimal, nothing cut off, sockets with their addresses.
 pub(crate) const WHOLE: &[&str] = &["-yy", "-xx", "-s", "16777216"];
 
-/// The syscalls in a log, in the order in which they began.
+/// The syscalls in a log, in the order in which they began. One that did not return ends with the log.
 pub(crate) fn syscalls(log: &str) -> Vec<Syscall> {
     let mut unfinished: HashMap<&str, (usize, &str)> = HashMap::new();
     let mut all = Vec::new();
@@ -59,6 +61,8 @@ pub(crate) fn syscalls(log: &str) -> Vec<Syscall> {
             all.extend(syscall(rest, number, number));
         }
     }
+    let last = log.lines().count();
+    all.extend(unfinished.into_values().filter_map(|(begun, begin)| syscall(&format!("{begin}) = ?"), begun, last)));
     all.sort_by_key(|one| one.begun);
     all
 }
@@ -71,9 +75,10 @@ fn syscall(text: &str, begun: usize, ended: usize) -> Option<Syscall> {
     }
     let (arguments, result) = rest.rsplit_once(" = ")?;
     let arguments = arguments.trim_end().strip_suffix(')')?;
+    let is_unfinished = result.starts_with('?');
     let digits = result.find(|one: char| !one.is_ascii_digit() && one != '-').unwrap_or(result.len());
-    let result = result[..digits].parse().ok()?;
-    Some(Syscall { name: name.to_owned(), arguments: arguments.to_owned(), result, begun, ended })
+    let result = if is_unfinished { -1 } else { result[..digits].parse().ok()? };
+    Some(Syscall { name: name.to_owned(), arguments: arguments.to_owned(), result, is_unfinished, begun, ended })
 }
 
 impl Syscall {
@@ -96,9 +101,12 @@ impl Syscall {
         self.arguments.split('"').skip(1).step_by(2).map(unescaped).collect()
     }
 
-    /// What a write wrote or a read read.
+    /// What a write wrote or a read read; what it was to write where it did not return.
     pub(crate) fn data(&self) -> Vec<u8> {
         let mut data = self.strings().concat();
+        if self.is_unfinished {
+            return data;
+        }
         let length = usize::try_from(self.result).unwrap_or(0);
         assert!(data.len() >= length, "{} bytes of it are not in the log: {self:?}", length - data.len());
         data.truncate(length);
