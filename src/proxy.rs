@@ -1,5 +1,6 @@
 //! Proxy: one call from listener to reply, in reading order.
 
+mod alarm;
 mod asking;
 mod background;
 mod body;

@@ -3,6 +3,13 @@
 use memchr::memchr2;
 use serde_json::value::RawValue;
 
+/// The same value without the white space outside its strings. Most have none: those are not read again.
+pub fn compacted_value(json: &RawValue) -> Box<RawValue> {
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
+    let spaced = json.get().as_bytes().iter().any(is_space).then(|| compacted(json.get())).flatten();
+    spaced.unwrap_or_else(|| json.to_owned())
+}
+
 /// `json` without the white space outside its strings; `None` where it is not JSON.
 pub fn compacted(json: &str) -> Option<Box<RawValue>> {
     let mut text = Vec::with_capacity(json.len());
@@ -40,7 +47,12 @@ mod tests {
     #[test]
     fn only_white_space_outside_of_strings_goes() {
         let json = "{ \"a\" : [ 1 ,\r\n\t2.50 ] , \"b \\\" c\\\\\" : \" d \" }\n";
-        assert_eq!(compacted(json).unwrap().get(), r#"{"a":[1,2.50],"b \" c\\":" d "}"#);
+        let compact = compacted(json).unwrap();
+        assert_eq!(compact.get(), r#"{"a":[1,2.50],"b \" c\\":" d "}"#);
+        let raw: &RawValue = serde_json::from_str(json).unwrap();
+        for value in [raw, &compact] {
+            assert_eq!(compacted_value(value).get(), compact.get());
+        }
         assert!(compacted("{\"a\"").is_none());
     }
 }

@@ -15,6 +15,9 @@ pub const VALUE_BYTES_MAX: usize = 256 << 10;
 /// Of the values found together within an array, so many bytes are kept.
 const VALUES_BYTES_MAX: usize = 1 << 20;
 
+/// So far bytes between strings are looked at one by one.
+const NEAR_BYTES: usize = 24;
+
 /// No wanted name is longer, its escapes included.
 const KEY_BYTES_MAX: usize = 256;
 
@@ -408,28 +411,27 @@ impl Members {
     }
 
     fn text(&mut self, rest: &[u8]) -> usize {
-        if std::mem::take(&mut self.after_backslash) {
-            return 1;
-        }
-        let Some(end) = memchr2(b'"', b'\\', rest) else { return rest.len() };
-        if rest.get(end) == Some(&b'"') {
-            self.state = State::CommaOrEnd;
-        } else {
-            self.after_backslash = true;
-        }
+        let Some(end) = string_end(rest, &mut self.after_backslash) else { return rest.len() };
+        self.state = State::CommaOrEnd;
         end + 1
     }
 
     /// Brackets come in pairs, so counting the kind that began the value is enough to find its end.
     fn nested(&mut self, rest: &[u8], open: u8, close: u8, depth: u64, in_string: bool) -> usize {
-        if std::mem::take(&mut self.after_backslash) {
-            return 1;
-        }
         let (mut depth, mut in_string) = (depth, in_string);
         let mut at = 0;
         loop {
             let tail = rest.get(at..).unwrap_or_default();
-            let found = if in_string { memchr2(b'"', b'\\', tail) } else { memchr3(b'"', open, close, tail) };
+            let found = if in_string {
+                string_end(tail, &mut self.after_backslash)
+            } else {
+                // Between strings there is little: a search that takes many bytes at once would begin in vain.
+                let is_mark = |byte: &u8| *byte == b'"' || *byte == open || *byte == close;
+                let (near, far) = tail.split_at_checked(NEAR_BYTES).unwrap_or((tail, &[]));
+                near.iter()
+                    .position(is_mark)
+                    .or_else(|| memchr3(b'"', open, close, far).map(|found| found + near.len()))
+            };
             let Some(found) = found else {
                 at = rest.len();
                 break;
@@ -437,11 +439,6 @@ impl Members {
             at += found + 1;
             match tail.get(found) {
                 Some(b'"') => in_string = !in_string,
-                Some(b'\\') if rest.get(at).is_some() => at += 1,
-                Some(b'\\') => {
-                    self.after_backslash = true;
-                    break;
-                }
                 Some(&bracket) if bracket == open => depth = depth.saturating_add(1),
                 _ => depth = depth.saturating_sub(1),
             }
@@ -495,6 +492,28 @@ impl Found {
 /// Whether a path leads through an array, so that there are many values.
 fn is_many(wanted: &str) -> bool {
     wanted.contains("[]")
+}
+
+/// Where in `rest`, which goes on within a string, the quote stands that ends it. Only quotes are looked for, and what
+/// stands in front of one: texts have many more escapes. `is_escaped`: whether the first byte of what comes is.
+fn string_end(rest: &[u8], is_escaped: &mut bool) -> Option<usize> {
+    let escaped = usize::from(std::mem::take(is_escaped));
+    let is_odd = |until: usize| {
+        let before = rest.get(escaped..until).unwrap_or_default();
+        before.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
+    };
+    let mut at = escaped;
+    loop {
+        let Some(found) = memchr(b'"', rest.get(at..).unwrap_or_default()) else {
+            *is_escaped = is_odd(rest.len());
+            return None;
+        };
+        at += found;
+        if !is_odd(at) {
+            return Some(at);
+        }
+        at += 1;
+    }
 }
 
 fn write_key(name: &str, object: &mut Vec<u8>) {

@@ -1,11 +1,8 @@
 //! Watch: a call, and the reader of its answer's copy.
 
-use std::future::Future as _;
-use std::pin::Pin;
 use std::task::Context;
 
-use tokio::time::Sleep;
-
+use super::alarm::Alarm;
 use super::body::Kept;
 use crate::framing::Framer;
 use crate::journal::Appended;
@@ -22,7 +19,7 @@ pub(crate) struct Watch {
     /// How far what is read had come when the client left; `None` while it is there.
     client_left_at: Option<Bookmark>,
     /// Wakes a stream that has stalled behind its last mark.
-    mark_timer: Option<Pin<Box<Sleep>>>,
+    mark_alarm: Option<Alarm>,
 }
 
 /// What is looked at of an answer.
@@ -67,7 +64,7 @@ pub(crate) fn units_of(request_bytes: u64, response_bytes: u64) -> Units {
 
 impl Watch {
     pub(crate) fn new(call: OpenCall, look: Look) -> Self {
-        Self { call: Some(call), look, has_ended: false, client_left_at: None, mark_timer: None }
+        Self { call: Some(call), look, has_ended: false, client_left_at: None, mark_alarm: None }
     }
 
     /// Reads `chunk`; true when it held the answer's terminal event.
@@ -98,11 +95,11 @@ impl Watch {
         let (Some(call), Look::Read(Reader { observer, .. })) = (&mut self.call, &mut self.look) else { return };
         while let Some(due) = call.mark_due() {
             let due = tokio::time::Instant::from_std(due);
-            let timer = self.mark_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
-            if timer.deadline() != due {
-                timer.as_mut().reset(due);
+            let alarm = self.mark_alarm.get_or_insert_with(|| Alarm::at(due));
+            if alarm.deadline() != due {
+                alarm.reset(due);
             }
-            if timer.as_mut().poll(context).is_pending() {
+            if alarm.poll(context).is_pending() {
                 return;
             }
             call.mark(&mut **observer);

@@ -5,6 +5,7 @@
 
 use std::sync::LazyLock;
 
+use aho_corasick::packed::Searcher;
 use memchr::memmem::Finder;
 
 macro_rules! marker {
@@ -64,6 +65,24 @@ marker! {
     INVOCATION_METRICS = "\"amazon-bedrock-invocationMetrics\"";
 }
 
+/// Several markers, looked for in one go.
+pub(super) struct Markers(Option<Searcher>);
+
+impl Markers {
+    pub(super) fn new(markers: &[&Finder<'_>]) -> Self {
+        Self(Searcher::new(markers.iter().map(|marker| marker.needle())))
+    }
+
+    /// Whether `unit` has a member of one of their names whose value is not null; where that cannot be told, it may.
+    pub(super) fn any_has_value(&self, unit: &[u8]) -> bool {
+        let Some(searcher) = &self.0 else { return true };
+        searcher
+            .find_iter(unit)
+            .filter_map(|found| value(unit.get(found.end()..).unwrap_or_default()))
+            .any(|value| !value.starts_with(b"null"))
+    }
+}
+
 /// Whether `unit` has a member of the marker's name whose value is not null.
 pub(super) fn has_value(marker: &Finder<'_>, unit: &[u8]) -> bool {
     values(marker, unit).any(|value| !value.starts_with(b"null"))
@@ -76,8 +95,11 @@ pub(super) fn is_true(marker: &Finder<'_>, unit: &[u8]) -> bool {
 
 /// What follows each member of the marker's name.
 fn values<'a>(marker: &'a Finder<'_>, unit: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-    marker.find_iter(unit).filter_map(|at| {
-        let after = unit.get(at.saturating_add(marker.needle().len())..).unwrap_or_default().trim_ascii_start();
-        after.strip_prefix(b":").map(<[u8]>::trim_ascii_start)
-    })
+    let behind = |at: usize| unit.get(at.saturating_add(marker.needle().len())..).unwrap_or_default();
+    marker.find_iter(unit).filter_map(move |at| value(behind(at)))
+}
+
+/// The value of a member behind whose name `after` stands; `None` where that was no member's name.
+fn value(after: &[u8]) -> Option<&[u8]> {
+    after.trim_ascii_start().strip_prefix(b":").map(<[u8]>::trim_ascii_start)
 }

@@ -1,10 +1,12 @@
 //! Chat completions, legacy completions and embeddings: one shape of answer.
 
+use std::sync::LazyLock;
+
 use super::answer::Answer;
 use super::llama::Llama;
 use crate::operation::Operation;
 use crate::wires::delivered::{Delivered, Text};
-use crate::wires::markers;
+use crate::wires::markers::{self, Markers};
 use crate::wires::object::{Count, Object};
 use crate::wires::retold::Retold;
 use crate::wires::{Observer, Reading, UsageSeen};
@@ -15,6 +17,17 @@ const MODEL_LOOKS_MAX: u8 = 4;
 /// Whose usage it is, what kind of answer, and what is not simply the last that was told: the first model named stays,
 /// seconds may be written as text, and llama.cpp tells what it read from its cache by what it did not.
 const DECISIVE: &[&str] = &["index", "object", "model", "seconds", "prompt_n"];
+
+/// What an event tells that is more than text.
+static TELLING: LazyLock<Markers> = LazyLock::new(|| {
+    Markers::new(&[
+        &markers::USAGE,
+        &markers::FINISH_REASON,
+        &markers::TIMINGS,
+        &markers::TOKENS_PREDICTED,
+        &markers::ERROR,
+    ])
+});
 
 /// Reads an answer.
 #[derive(Debug)]
@@ -127,13 +140,7 @@ impl Observer for Chat {
         let looks_for_model = answer.model.is_none() && self.model_looks < MODEL_LOOKS_MAX;
         let is_embedding = answer.operation == Operation::Embeddings;
         self.model_looks = self.model_looks.saturating_add(u8::from(looks_for_model));
-        if looks_for_model
-            || markers::has_value(&markers::USAGE, data)
-            || markers::has_value(&markers::FINISH_REASON, data)
-            || markers::has_value(&markers::TIMINGS, data)
-            || markers::has_value(&markers::TOKENS_PREDICTED, data)
-            || markers::has_value(&markers::ERROR, data)
-        {
+        if looks_for_model || TELLING.any_has_value(data) {
             let mut retold = std::mem::take(&mut self.retold);
             retold.show(data, |unit| self.read(unit));
             self.retold = retold;

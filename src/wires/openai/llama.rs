@@ -35,7 +35,7 @@ impl Llama {
             return false;
         }
         self.shares.take(choice, told);
-        self.usage.replace(self.shares.sum(Prompt::Shared), raw.get());
+        self.usage.replace(self.shares.sum(Prompt::Shared), Some(raw.to_owned()));
         true
     }
 
@@ -58,8 +58,8 @@ impl Llama {
             Count::Absent | Count::Invalid => 0,
         };
         self.shares.take(index, told);
-        let raw = native_raw(answer);
-        self.usage.replace(self.shares.sum(Prompt::Own), &raw);
+        let raw = RawValue::from_string(native_raw(answer)).ok();
+        self.usage.replace(self.shares.sum(Prompt::Own), raw);
         true
     }
 }

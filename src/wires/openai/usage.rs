@@ -3,7 +3,7 @@
 
 use serde_json::value::RawValue;
 
-use crate::framing::compact::compacted;
+use crate::framing::compact::compacted_value;
 use crate::operation::Operation;
 use crate::usage::{Anomaly, TokenCounts, Units};
 use crate::wires::object::Object;
@@ -13,7 +13,7 @@ use crate::wires::told::{Cached, Told};
 #[derive(Debug, Default)]
 pub(super) struct Usage {
     told: Told,
-    raw: String,
+    raw: Option<Box<RawValue>>,
     beside: Beside,
     service_tier: Option<String>,
 }
@@ -51,10 +51,9 @@ impl Usage {
     }
 
     /// Puts `told` in place of what was told before.
-    pub(super) fn replace(&mut self, told: Told, raw: &str) {
+    pub(super) fn replace(&mut self, told: Told, raw: Option<Box<RawValue>>) {
         self.told = told;
-        self.raw.clear();
-        self.raw.push_str(raw);
+        self.raw = raw;
     }
 
     fn keep(&mut self, told: Told, raw: &RawValue, is_billed_beside: bool) -> bool {
@@ -62,14 +61,13 @@ impl Usage {
         if told.is_empty() && !is_billed_beside {
             return false;
         }
-        self.raw.clear();
-        self.raw.push_str(raw.get());
+        self.raw = Some(raw.to_owned());
         true
     }
 
     /// The provider's object, on one line.
     pub(super) fn raw(&self) -> Option<Box<RawValue>> {
-        compacted(&self.raw)
+        self.raw.as_deref().map(compacted_value)
     }
 
     /// What was consumed beside tokens.
