@@ -149,8 +149,8 @@ async fn run(
     let attribution = Arc::new(Attribution::new(config.attribution, keys));
     let (proxy_address, on_failure) = (config.proxy.listen, config.proxy.on_failure);
     let (meter, metrics) = (Arc::clone(&books.meter), Arc::clone(&books.metrics));
-    let endpoints = CountingEndpoints::new(&config.upstreams, tls, questions, Arc::clone(&meter))?;
-    let proxy = Proxy::new(config.proxy, config.upstreams, attribution, meter, metrics, tls)?;
+    let proxy = Proxy::new(config.proxy, config.upstreams, attribution, Arc::clone(&meter), metrics, tls)?;
+    let endpoints = CountingEndpoints { proxy: Arc::clone(&proxy), questions, meter };
     let proxy = proxy.listen().await.with_context(|| format!("cannot listen on {proxy_address} (`listen.proxy`)"))?;
     let live = Arc::new(Live {
         books: books.clone(),

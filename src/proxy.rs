@@ -27,6 +27,7 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 use crate::attribution::Attribution;
+use crate::ids::UpstreamName;
 use crate::meter::Meter;
 use crate::metrics::Metrics;
 use crate::wires::{self, Wire};
@@ -114,6 +115,11 @@ impl Proxy {
         let background = Background::new(tasks.clone(), finish_calls_max, finish_timeout, finish_bytes_max);
         let (routes, background) = (Routes::new(upstreams?), Arc::new(background));
         Ok(Arc::new(Self { settings, routes, attribution, meter, metrics, background, default_wire, tasks }))
+    }
+
+    /// The upstream of that name.
+    pub(crate) fn upstream(&self, name: &UpstreamName) -> Option<&Upstream> {
+        self.routes.named(name)
     }
 }
 

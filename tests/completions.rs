@@ -1,22 +1,20 @@
 //! Recorded answers, their usage taken away: what is counted of their text is what their providers had reported.
 //!
 //! Prints a table by provider and by what stands in an answer; rules are held to the part that can be known exactly.
-
-#![expect(clippy::unwrap_used, reason = "a test's helpers fail and report like the test")]
-
+#[path = "support/observed.rs"]
+mod observed;
 #[expect(dead_code, reason = "each test uses what it needs")]
 #[path = "support/corpus.rs"]
 mod support;
 
 use std::collections::BTreeMap;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use observed::{exchange, observed};
 use support::Row;
-use tokenmeter::framing::Framer;
 use tokenmeter::operation::Operation;
 use tokenmeter::tokenizer::completions::{Answered, measure_completion};
 use tokenmeter::tokenizer::{Counter, Tokenizers};
-use tokenmeter::wires::{self, Exchange, Kind, Observer};
+use tokenmeter::wires::Kind;
 
 /// Of the chats of `OpenAI`'s models that say something, so many in a hundred are counted to within two tokens.
 const NEAR_PER_CENT_MIN: u64 = 90;
@@ -53,30 +51,6 @@ impl Counted {
     }
 }
 
-fn exchange(row: &Row) -> Option<Exchange<'_>> {
-    let upstream = wires::by_name(row.wire()?).unwrap();
-    let method: Method = row.method.as_deref().unwrap_or("POST").parse().unwrap();
-    Some(wires::recognise(upstream, &method, row.path().split('?').next().unwrap()))
-}
-
-fn observed(row: &Row, exchange: &Exchange<'_>) -> Box<dyn Observer> {
-    let mut observer = exchange.wire.observer(exchange.operation, &row.provider);
-    let mut headers = HeaderMap::new();
-    for (name, _) in row.response_headers.iter().flatten() {
-        if let (Ok(name), Some(Ok(value))) =
-            (name.parse::<HeaderName>(), row.response_header(name).map(HeaderValue::from_str))
-        {
-            headers.insert(name, value);
-        }
-    }
-    observer.head(&headers);
-    let content_type = row.response_header("content-type");
-    let mut framer = Framer::new(content_type.map(str::as_bytes), None, exchange.wire.members());
-    framer.feed(&row.body(), &mut |unit| observer.unit(unit));
-    framer.end(&mut |unit| observer.unit(unit));
-    observer
-}
-
 /// What is counted of a row whose output is tokens of text; `None` of every other.
 fn counted(row: &Row) -> Option<Counted> {
     let exchange = exchange(row)?;
@@ -86,7 +60,7 @@ fn counted(row: &Row) -> Option<Counted> {
     if !talks.contains(&exchange.operation) || !is_of_text || row.status != Some(200) {
         return None;
     }
-    let mut observer = observed(row, &exchange);
+    let mut observer = observed(row, &exchange, None, [&row.body()[..]].into_iter());
     let reading = observer.reading();
     let delivered = observer.delivered();
     let asked_for = || row.request_body.get("model").and_then(|model| model.as_str().map(str::to_owned));

@@ -2,16 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail and report like the test")]
 
+#[path = "support/observed.rs"]
+mod observed;
 #[path = "support/corpus.rs"]
 mod support;
 
 use std::collections::BTreeMap;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use observed::{exchange, observed};
 use support::Row;
-use tokenmeter::framing::Framer;
 use tokenmeter::operation::Operation;
-use tokenmeter::wires::{self, Consumption, Exchange, Reading, UsageSeen};
+use tokenmeter::wires::{Consumption, Exchange, Reading, UsageSeen};
 
 /// A small generator of cuts: the same every time.
 struct Cuts(u64);
@@ -25,13 +26,6 @@ impl Cuts {
     }
 }
 
-/// What the row's request is taken for.
-fn exchange(row: &Row) -> Option<Exchange<'_>> {
-    let upstream = wires::by_name(row.wire()?).unwrap();
-    let method: Method = row.method.as_deref().unwrap_or("POST").parse().unwrap();
-    Some(wires::recognise(upstream, &method, row.path().split('?').next().unwrap()))
-}
-
 fn replay<'a>(row: &Row, exchange: &Exchange<'_>, chunks: impl Iterator<Item = &'a [u8]>) -> Reading {
     replay_encoded(row, exchange, None, chunks)
 }
@@ -42,25 +36,7 @@ fn replay_encoded<'a>(
     encoding: Option<&str>,
     chunks: impl Iterator<Item = &'a [u8]>,
 ) -> Reading {
-    let mut observer = exchange.wire.observer(exchange.operation, &row.provider);
-    let mut headers = HeaderMap::new();
-    for (name, _) in row.response_headers.iter().flatten() {
-        if let (Ok(name), Some(Ok(value))) =
-            (name.parse::<HeaderName>(), row.response_header(name).map(HeaderValue::from_str))
-        {
-            headers.insert(name, value);
-        }
-    }
-    observer.head(&headers);
-    // As the proxy does: a batch's results are lines, whatever they are called.
-    let content_type = row.response_header("content-type").filter(|_| exchange.operation != Operation::Batch);
-    let content_type = content_type.or((exchange.operation == Operation::Batch).then_some("application/jsonl"));
-    let mut framer = Framer::new(content_type.map(str::as_bytes), encoding.map(str::as_bytes), exchange.wire.members());
-    for chunk in chunks {
-        framer.feed(chunk, &mut |unit| observer.unit(unit));
-    }
-    framer.end(&mut |unit| observer.unit(unit));
-    observer.reading()
+    observed(row, exchange, encoding, chunks).reading()
 }
 
 fn facts(reading: &Reading) -> String {

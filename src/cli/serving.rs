@@ -83,8 +83,6 @@ pub(super) fn check(config: &Config) -> anyhow::Result<ExitCode> {
 pub(super) fn healthcheck(config: &Config) -> anyhow::Result<ExitCode> {
     let url = format!("http://{}/readyz", reachable(config.admin.listen));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // The client insists on a TLS provider, although this is plain HTTP. It is an error only where there is one already.
-    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let (status, text) = runtime.block_on(async {
         let client = reqwest::Client::builder()
             .no_proxy()

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use http::Method;
 
 use super::upstream::Upstream;
+use crate::ids::UpstreamName;
 use crate::wires::Wire as _;
 use crate::wires::gemini::Gemini;
 
@@ -55,6 +56,11 @@ impl Routes {
         let wire = wire_of_shape(path)?;
         let upstream = self.all.iter().find(|one| one.settings.wire.name() == wire)?;
         Some((upstream, 0))
+    }
+
+    /// The upstream of that name.
+    pub(crate) fn named(&self, name: &UpstreamName) -> Option<&Upstream> {
+        self.by_name.get(name.as_str()).map(Arc::as_ref)
     }
 
     /// The names of the known upstreams, for people.

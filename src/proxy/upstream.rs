@@ -7,16 +7,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use http::header::{CONTENT_TYPE, HOST};
 use http::{Request, Uri};
 use hyper::rt::{Read, Write};
 use hyper_util::client::legacy::{Client, ResponseFuture};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use tower_service::Service as _;
 
-use super::body::UpstreamBody;
+use super::body::{self, UpstreamBody};
 use super::connect::{BoxError, ConnectError, Connector, Dialer, Tls};
 use super::demo::Demo;
+use super::headers;
 use crate::ids::{Provider, UpstreamName};
 use crate::wires::Wire;
 
@@ -171,6 +173,29 @@ impl Upstream {
         let client = self.clients.get(turn % self.clients.len().max(1)).or(self.clients.first());
         #[expect(clippy::expect_used, reason = "`new` makes at least one client")]
         client.expect("an upstream has a client").request(request)
+    }
+
+    /// Posts JSON of our own to `path` on its host, with the credential that is configured; `None` where it cannot be
+    /// asked so.
+    pub(crate) fn post(
+        &self,
+        path: &str,
+        header: Option<(&'static str, &'static str)>,
+        body: Vec<u8>,
+    ) -> Option<ResponseFuture> {
+        let Settings { base, credential, wire, .. } = &self.settings;
+        let (Base::Url { scheme, authority, .. }, Some(secret)) = (base, credential) else { return None };
+        let place = wire.credential();
+        let (body, _) = body::whole(vec![body.into()], Vec::new());
+        let uri = Uri::builder().scheme(scheme.clone()).authority(authority.clone()).path_and_query(path);
+        let mut request = Request::post(uri.build().ok()?)
+            .header(HOST, authority.as_str())
+            .header(CONTENT_TYPE, "application/json")
+            .header(place.name, headers::secret_value(place.prefix, secret.expose_secret())?);
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
+        Some(self.request(request.body(body).ok()?))
     }
 
     /// A connection that nobody else uses, to where `uri` says.

@@ -1,6 +1,7 @@
 //! Counter: counts the texts of one call, in short pieces and not without end.
 
 use std::cell::Cell;
+use std::time::{Duration, Instant};
 
 use super::encodings::Tokenizer;
 use super::lengths;
@@ -9,6 +10,13 @@ use super::lengths;
 /// expression gives up on a million blanks; at 16 KiB both are bounded, natural text counts the same as in one piece,
 /// and hostile text is off by less than one per cent.
 const PIECE_BYTES_MAX: usize = 16 * 1024;
+
+/// The same for a tokenizer of which nobody knows how long it takes: one piece more than there is time for is short.
+const TIMED_PIECE_BYTES_MAX: usize = 4 * 1024;
+
+/// Time that such a tokenizer may take: half a second a megabyte, and a little that makes short texts exact.
+const NANOS_PER_BYTE: u64 = 450;
+const TIME_TO_BEGIN: Duration = Duration::from_millis(25);
 
 /// Bytes of a token where nothing better is known.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -25,7 +33,8 @@ pub struct Counted {
     pub method: &'static str,
 }
 
-/// Counts the texts of one call. Of all of them together it looks at so many bytes; the rest counts at the same rate.
+/// Counts the texts of one call. Of all of them together it looks at so many bytes; the rest counts at the same rate, and
+/// so does every piece that there is no time for.
 #[derive(Debug)]
 pub struct Counter<'a> {
     tokenizer: &'a dyn Tokenizer,
@@ -33,11 +42,45 @@ pub struct Counter<'a> {
     bytes_left: Cell<usize>,
     /// Bytes that were counted, and their tokens.
     seen: Cell<(u64, u64)>,
+    pace: Pace,
+}
+
+/// How long a call's texts took.
+#[derive(Debug)]
+struct Pace {
+    is_timed: bool,
+    clock: fn() -> Instant,
+    passed_bytes: Cell<u64>,
+    spent: Cell<Duration>,
+}
+
+impl Pace {
+    /// What `count` says of a piece; `None` where those before took more time than they had: this one lends them its own.
+    fn in_time<T>(&self, piece: &str, count: impl FnOnce() -> T) -> Option<T> {
+        if !self.is_timed {
+            return Some(count());
+        }
+        let allowed = Duration::from_nanos(self.passed_bytes.get().saturating_mul(NANOS_PER_BYTE));
+        self.passed_bytes.set(self.passed_bytes.get().saturating_add(length(piece)));
+        if self.spent.get() > allowed.saturating_add(TIME_TO_BEGIN) {
+            return None;
+        }
+        let begun = (self.clock)();
+        let counted = count();
+        self.spent.set(self.spent.get().saturating_add((self.clock)().saturating_duration_since(begun)));
+        Some(counted)
+    }
 }
 
 impl<'a> Counter<'a> {
     pub(super) fn new(tokenizer: &'a dyn Tokenizer, model: &'a str, bytes_max: usize) -> Self {
-        Self { tokenizer, model, bytes_left: Cell::new(bytes_max), seen: Cell::default() }
+        let pace = Pace {
+            is_timed: tokenizer.is_timed(),
+            clock: Instant::now,
+            passed_bytes: Cell::default(),
+            spent: Cell::default(),
+        };
+        Self { tokenizer, model, bytes_left: Cell::new(bytes_max), seen: Cell::default(), pace }
     }
 
     /// Counts by length alone: no tables are loaded.
@@ -61,28 +104,34 @@ impl<'a> Counter<'a> {
         let (text, beyond) = text.split_at_checked(at).unwrap_or((text, ""));
         self.bytes_left.set(self.bytes_left.get().saturating_sub(text.len()));
         let mut counted = Counted { tokens: 0, method: self.name() };
-        for piece in pieces(text) {
-            let tokens = self.tokenizer.count(piece).unwrap_or_else(|| {
+        let mut unread = length(beyond);
+        if unread > 0 {
+            self.bytes_left.set(0);
+        }
+        let bytes_max = if self.pace.is_timed { TIMED_PIECE_BYTES_MAX } else { PIECE_BYTES_MAX };
+        for piece in pieces(text, bytes_max) {
+            let Some(tokens) = self.pace.in_time(piece, || self.tokenizer.count(piece)) else {
+                unread = unread.saturating_add(length(piece));
+                continue;
+            };
+            let tokens = tokens.unwrap_or_else(|| {
                 counted.method = BY_LENGTH;
                 by_length(length(piece))
             });
             counted.tokens = counted.tokens.saturating_add(tokens);
+            let (bytes, seen) = self.seen.get();
+            self.seen.set((bytes.saturating_add(length(piece)), seen.saturating_add(tokens)));
         }
-        let (bytes, tokens) = self.seen.get();
-        let seen = (bytes.saturating_add(length(text)), tokens.saturating_add(counted.tokens));
-        self.seen.set(seen);
-        if !beyond.is_empty() {
-            // What nobody looked at counts like the rest of this call.
-            self.bytes_left.set(0);
-            let tokens = match seen {
-                (0, _) => {
-                    counted.method = BY_LENGTH;
-                    by_length(length(beyond))
-                }
-                (bytes, tokens) => scaled(tokens, length(beyond), bytes),
-            };
-            counted.tokens = counted.tokens.saturating_add(tokens);
-        }
+        // What nobody looked at counts like the rest of this call.
+        let tokens = match self.seen.get() {
+            _ if unread == 0 => 0,
+            (0, _) => {
+                counted.method = BY_LENGTH;
+                by_length(unread)
+            }
+            (bytes, tokens) => scaled(tokens, unread, bytes),
+        };
+        counted.tokens = counted.tokens.saturating_add(tokens);
         counted
     }
 }
@@ -102,14 +151,14 @@ pub(super) fn length(text: &str) -> u64 {
     u64::try_from(text.len()).unwrap_or(u64::MAX)
 }
 
-/// `text` in pieces that are short, cut where the count does not change if such a place is there.
-fn pieces(text: &str) -> impl Iterator<Item = &str> {
+/// `text` in pieces of so many bytes at most, cut where the count does not change if such a place is there.
+fn pieces(text: &str, bytes_max: usize) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
         if rest.is_empty() {
             return None;
         }
-        let (piece, after) = rest.split_at_checked(cut(rest)).unwrap_or((rest, ""));
+        let (piece, after) = rest.split_at_checked(cut(rest, bytes_max)).unwrap_or((rest, ""));
         rest = after;
         Some(piece)
     })
@@ -117,15 +166,15 @@ fn pieces(text: &str) -> impl Iterator<Item = &str> {
 
 /// Where the first piece of `text` ends: before the last space between a visible character and a letter or digit,
 /// since both encodings begin a word with its space; else wherever the piece is full.
-fn cut(text: &str) -> usize {
-    if text.len() <= PIECE_BYTES_MAX {
+fn cut(text: &str, bytes_max: usize) -> usize {
+    if text.len() <= bytes_max {
         return text.len();
     }
-    let window = text.as_bytes().get(..PIECE_BYTES_MAX).unwrap_or_default();
+    let window = text.as_bytes().get(..bytes_max).unwrap_or_default();
     let safe = window.windows(3).rposition(
         |three| matches!(three, [before, b' ', after] if before.is_ascii_graphic() && after.is_ascii_alphanumeric()),
     );
-    safe.map_or_else(|| text.floor_char_boundary(PIECE_BYTES_MAX), |at| at.saturating_add(1))
+    safe.map_or_else(|| text.floor_char_boundary(bytes_max), |at| at.saturating_add(1))
 }
 
 #[cfg(test)]
@@ -154,16 +203,16 @@ mod tests {
         for tokenizer in [O200K, CL100K] {
             assert_eq!(Some(count(&text, tokenizer).tokens), tokenizer.count(&text));
         }
-        assert!(pieces(&text).count() > 5);
-        assert_eq!(pieces(&text).collect::<String>(), text);
+        assert!(pieces(&text, PIECE_BYTES_MAX).count() > 5);
+        assert_eq!(pieces(&text, PIECE_BYTES_MAX).collect::<String>(), text);
     }
 
     #[test]
     fn hostile_text_is_counted_to_its_end() {
         for unit in ["a", " ", "=", "\n", "客", "🦀", "\u{301}"] {
             let text = unit.repeat(1_100_000 / unit.len());
-            assert!(pieces(&text).all(|piece| !piece.is_empty() && piece.len() <= PIECE_BYTES_MAX));
-            assert_eq!(pieces(&text).map(str::len).sum::<usize>(), text.len());
+            assert!(pieces(&text, PIECE_BYTES_MAX).all(|piece| !piece.is_empty() && piece.len() <= PIECE_BYTES_MAX));
+            assert_eq!(pieces(&text, PIECE_BYTES_MAX).map(str::len).sum::<usize>(), text.len());
             let counted = count(&text, O200K);
             assert!(counted.tokens > 1_000 && counted.method == "o200k", "{unit:?}: {counted:?}");
         }
@@ -197,5 +246,40 @@ mod tests {
         }
         assert_eq!(count("short", &GivesUp), Counted { tokens: 1, method: "gives up" });
         assert_eq!(count("not so short", &GivesUp), Counted { tokens: 3, method: "bytes" });
+    }
+    thread_local! {
+        static TIME: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    }
+
+    /// Counts a token every two bytes, and takes a microsecond for each byte.
+    #[derive(Debug)]
+    struct Slow;
+
+    impl Tokenizer for Slow {
+        fn name(&self) -> &'static str {
+            "slow"
+        }
+        fn is_timed(&self) -> bool {
+            true
+        }
+        fn count(&self, piece: &str) -> Option<u64> {
+            TIME.set(TIME.get().saturating_add(Duration::from_micros(length(piece))));
+            Some(length(piece) / 2)
+        }
+    }
+
+    #[test]
+    fn what_there_is_no_time_for_counts_at_the_rate_of_the_rest() {
+        static BEGIN: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+        let mut counter = Counter::new(&Slow, "m", usize::MAX);
+        counter.pace.clock = || *BEGIN + TIME.get();
+        let short = "ab ".repeat(8_000);
+        assert_eq!(counter.count(&short), Counted { tokens: 12_000, method: "slow" });
+        assert_eq!(TIME.get(), Duration::from_millis(24), "all of it was looked at");
+        let long = "abcd".repeat(1 << 18);
+        let counted = counter.count(&long);
+        assert!(counted.tokens.abs_diff(1 << 19) <= 1 && counted.method == "slow", "{counted:?}");
+        assert!(TIME.get() < Duration::from_millis(520), "{:?} for a megabyte", TIME.get());
+        assert!(TIME.get() > Duration::from_millis(480), "all of the time is used: {:?}", TIME.get());
     }
 }

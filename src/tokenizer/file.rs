@@ -35,6 +35,12 @@ impl Tokenizer for FileTokenizer {
         let encoded = catch_unwind(AssertUnwindSafe(|| self.0.encode_fast(piece, false))).ok()?.ok()?;
         u64::try_from(encoded.len()).ok()
     }
+
+    fn is_timed(&self) -> bool {
+        // Anything may be in a file. What models come with takes up to six seconds for a megabyte of the wrong kind: words
+        // of 99 letters, a million `=`, a ligature that is eighteen letters.
+        true
+    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,16 @@
 //! Counting endpoint: an upstream that counts prompts itself is asked sparingly, where that is switched on, so that
 //! estimates become better; and never by, or at the cost of, the calls of its clients.
 
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::asks::{self, Ask};
+use crate::egress;
 use crate::fake_upstream::{Canned, Received, is_count};
 use crate::learning::{observations, silent};
 use crate::stand::{CREDENTIAL, PATIENCE, PAYERS, Stand, upstreams};
@@ -19,7 +23,8 @@ fn asking() -> Stand {
     Stand::with(|base| format!("{}{PAYERS}", asked_upstreams(base)))
 }
 
-fn asked_upstreams(base: &str) -> String {
+/// The upstreams of a stand, those with a credential asked to count.
+pub(crate) fn asked_upstreams(base: &str) -> String {
     upstreams(base).replace("api_key_env", "count_endpoint = true\napi_key_env")
 }
 
@@ -29,7 +34,7 @@ fn counts(requests: &[Received]) -> Vec<Received> {
 }
 
 /// The first request for a count, once all of it has come.
-async fn asked(stand: &Stand) -> Received {
+pub(crate) async fn asked(stand: &Stand) -> Received {
     let requests =
         stand.fake.wait_for(|requests| counts(requests).first().is_some_and(|first| first.body_is_complete)).await;
     counts(&requests).remove(0)
@@ -48,7 +53,7 @@ async fn taught(stand: &Stand, ask: &Ask) -> Value {
 }
 
 /// Waits until the server's log has `words`.
-async fn logged(stand: &Stand, words: &str) {
+pub(crate) async fn logged(stand: &Stand, words: &str) {
     let begun = Instant::now();
     while !stand.log().contains(words) {
         assert!(begun.elapsed() < PATIENCE, "the log does not say {words:?}");
@@ -112,6 +117,52 @@ async fn each_api_is_asked_at_its_own_endpoint_and_again_when_it_is_time() {
     }
     assert!(begun.elapsed() > Duration::from_secs(2), "but not sooner");
     times_asked(&mut stand);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_question_goes_the_way_that_calls_go() {
+    let (mut authority, mut secret) =
+        (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    let mut heads = Arc::default();
+    // Over TLS, through a proxy that wants a password, over HTTP/2.
+    for (is_tls, is_proxied, is_http2) in
+        [(true, true, false), (false, true, false), (true, false, false), (false, false, true)]
+    {
+        let stand = egress::stand_with(|fake| {
+            let mut keys = "count_endpoint = true\napi_key_env = \"TOKENMETER_STAND_KEY\"\n".to_owned();
+            let (mut address, mut host) = (fake, fake.to_string());
+            if is_tls {
+                let (at, pem) = egress::blocking(egress::tls_in_front_of(fake));
+                authority = tempfile::NamedTempFile::new().unwrap();
+                authority.write_all(pem.as_bytes()).unwrap();
+                writeln!(keys, "ca_file = {:?}", authority.path()).unwrap();
+                (address, host) = (at, format!("localhost:{}", at.port()));
+            }
+            if is_proxied {
+                let (proxy, seen) = egress::blocking(egress::egress_proxy(Some(address)));
+                secret = tempfile::NamedTempFile::new().unwrap();
+                writeln!(secret, "http://user:p%40ss@{proxy}").unwrap();
+                writeln!(keys, "proxy_url_file = {:?}", secret.path()).unwrap();
+                (heads, host) = (seen, format!("{}:443", egress::ELSEWHERE));
+            }
+            if is_http2 {
+                keys.push_str("http_version = \"2\"\n");
+            }
+            (format!("{}://{host}", if is_tls { "https" } else { "http" }), keys)
+        });
+        let after = taught(&stand, &asks::responses()).await;
+        assert_eq!(after["tokens"]["input"], asks::responses().promise("").input, "{after:#}");
+        let question = asked(&stand).await;
+        assert_eq!(question.target, "/v1/responses/input_tokens");
+        assert_eq!(question.header("authorization").unwrap(), format!("Bearer {CREDENTIAL}"));
+        for request in stand.fake.requests() {
+            assert_eq!(request.version, if is_http2 { "HTTP/2.0" } else { "HTTP/1.1" }, "{}", request.target);
+        }
+        let heads = std::mem::take(&mut *heads.lock().unwrap());
+        assert_eq!(heads.is_empty(), !is_proxied);
+        // `user:p@ss`
+        assert!(heads.iter().all(|head| head.contains("Basic dXNlcjpwQHNz")), "{heads:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,9 +1,12 @@
-//! Cuts: every wire's stream, broken off anywhere by either side, is charged for what was delivered, or for what its
-//! provider reports; once.
+//! Cuts: every wire's stream, broken off after any of its pieces by either side, is charged for what was delivered, or
+//! for what its provider reports; once.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
+use futures_util::future::join_all;
 use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokenmeter::operation::Operation;
 use tokenmeter::tokenizer::Tokenizers;
@@ -84,25 +87,19 @@ fn stand_with(streams: &[Stream], line: &str) -> Stand {
     stand
 }
 
-/// Places to break a stream off at: before its first byte, early, half way, before its end, behind its end.
-fn places(stream: &Stream) -> Vec<usize> {
-    let all = stream.pieces.len() - 1;
-    vec![0, 1, 3, all / 2, all - 1, all]
-}
-
-/// Asks for the streams, each under the script that `script` makes of a place, and reads up to that place; what is left
-/// of the answers, and the calls.
+/// Asks for a stream once for each of `places`, under the script that `script` makes of a place, all at a time, and
+/// reads up to that place; what is left of the answers, and the calls.
 async fn read_to<'a>(
     stand: &Stand,
-    streams: &'a [Stream],
-    places: impl Fn(&Stream) -> Vec<usize>,
+    (at, stream): (usize, &'a Stream),
+    places: Range<usize>,
     script: impl Fn(usize) -> String,
-) -> (Vec<http::Response<hyper::body::Incoming>>, Vec<Broken<'a>>) {
-    let (mut answers, mut broken) = (Vec::new(), Vec::new());
-    for (at, stream) in streams.iter().enumerate() {
-        for pieces in places(stream) {
-            let call = stand.call(&format!("/{}{}", stream.wire, stream.path)).json(&stream.body);
-            let mut answer = call.header("x-fake-replay", &format!("stream-{at}")).fake(&script(pieces)).begin().await;
+) -> (Vec<http::Response<Incoming>>, Vec<Broken<'a>>) {
+    let reading = places.map(|pieces| {
+        let call = stand.call(&format!("/{}{}", stream.wire, stream.path)).json(&stream.body);
+        let call = call.header("x-fake-replay", &format!("stream-{at}")).fake(&script(pieces));
+        async move {
+            let mut answer = call.begin().await;
             let record = answer.headers()["x-tokenmeter-record"].to_str().unwrap().to_owned();
             let mut came = 0;
             while came < stream.length(pieces) {
@@ -111,11 +108,10 @@ async fn read_to<'a>(
             }
             let call = Broken { stream, pieces, record };
             assert!(came >= stream.length(pieces), "{} does not come", call.name());
-            answers.push(answer);
-            broken.push(call);
+            (answer, call)
         }
-    }
-    (answers, broken)
+    });
+    join_all(reading).await.into_iter().unzip()
 }
 
 /// Every record, by its id, once the server has settled all and is gone: no call has two.
@@ -132,9 +128,13 @@ fn records_of(stand: &mut Stand, calls: usize) -> HashMap<String, Value> {
 async fn a_client_that_hangs_up_anywhere_is_charged_for_what_it_got() {
     let streams = streams::all();
     let mut stand = stand_with(&streams, "");
-    let (answers, broken) =
-        read_to(&stand, &streams, places, |pieces| format!("stall_after={pieces};hold=never")).await;
-    drop(answers);
+    let mut broken = Vec::new();
+    for stream in streams.iter().enumerate() {
+        let script = |pieces| format!("stall_after={pieces};hold=never");
+        let (answers, calls) = read_to(&stand, stream, 0..stream.1.pieces.len(), script).await;
+        drop(answers);
+        broken.extend(calls);
+    }
     stand.noticed_hang_up().await;
     let records = records_of(&mut stand, broken.len());
     for call in &broken {
@@ -150,16 +150,18 @@ async fn a_client_that_hangs_up_anywhere_is_charged_for_what_it_got() {
 async fn an_upstream_that_resets_anywhere_is_paid_for_what_it_delivered() {
     let streams = streams::all();
     let mut stand = stand_with(&streams, "");
-    let not_at_once = |stream: &Stream| places(stream).split_off(1);
-    let (answers, broken) = read_to(&stand, &streams, not_at_once, |pieces| {
-        format!("stall_after={pieces};hold=gate;cut_after={pieces};reset")
-    })
-    .await;
-    // By now all that was sent has come: what a reset finds on its way is lost.
-    stand.fake.release("gate");
-    for answer in answers {
-        // It breaks off here too, unless it had ended.
-        drop(answer.into_body().collect().await);
+    let mut broken = Vec::new();
+    for stream in streams.iter().enumerate() {
+        let gate = format!("gate-{}", stream.0);
+        let script = |pieces| format!("stall_after={pieces};hold={gate};cut_after={pieces};reset");
+        let (answers, calls) = read_to(&stand, stream, 1..stream.1.pieces.len(), script).await;
+        // By now all that was sent has come: what a reset finds on its way is lost.
+        stand.fake.release(&gate);
+        for answer in answers {
+            // It breaks off here too, unless it had ended.
+            drop(answer.into_body().collect().await);
+        }
+        broken.extend(calls);
     }
     let records = records_of(&mut stand, broken.len());
     for call in &broken {
@@ -174,10 +176,16 @@ async fn an_upstream_that_resets_anywhere_is_paid_for_what_it_delivered() {
 async fn a_stream_that_is_finished_without_its_client_tells_what_was_billed_and_what_was_delivered() {
     let streams = streams::all();
     let mut stand = stand_with(&streams, "on_client_close = \"finish\"");
-    let (answers, broken) = read_to(&stand, &streams, places, |pieces| format!("stall_after={pieces};hold=gate")).await;
-    drop(answers);
-    stand.noticed_hang_up().await;
-    stand.fake.release("gate");
+    let mut broken = Vec::new();
+    for stream in streams.iter().enumerate() {
+        let gate = format!("gate-{}", stream.0);
+        let script = |pieces| format!("stall_after={pieces};hold={gate}");
+        let (answers, calls) = read_to(&stand, stream, 0..stream.1.pieces.len(), script).await;
+        drop(answers);
+        stand.noticed_hang_up().await;
+        stand.fake.release(&gate);
+        broken.extend(calls);
+    }
     let records = records_of(&mut stand, broken.len());
     for call in &broken {
         let record = call.record(&records);

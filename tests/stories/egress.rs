@@ -20,9 +20,12 @@ use crate::asks::{chat, chat_stream};
 use crate::stand::{PAYERS, Stand};
 use crate::websockets;
 
+/// A name of an upstream that only an egress proxy can find.
+pub(crate) const ELSEWHERE: &str = "provider.invalid";
+
 /// TLS in front of `behind`; returns where, and the authority's certificate as PEM.
-async fn tls_in_front_of(behind: SocketAddr) -> (SocketAddr, String) {
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+pub(crate) async fn tls_in_front_of(behind: SocketAddr) -> (SocketAddr, String) {
+    let made = rcgen::generate_simple_self_signed(["localhost", ELSEWHERE].map(str::to_owned)).unwrap();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
@@ -48,8 +51,9 @@ async fn tls_in_front_of(behind: SocketAddr) -> (SocketAddr, String) {
     (address, made.cert.pem())
 }
 
-/// An egress proxy that takes `CONNECT` only; returns where, and the heads that it was sent.
-async fn egress_proxy() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+/// An egress proxy that takes `CONNECT` only, and finds [`ELSEWHERE`] at `elsewhere`; returns where it is, and the heads
+/// that it was sent.
+pub(crate) async fn egress_proxy(elsewhere: Option<SocketAddr>) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let heads: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -65,7 +69,9 @@ async fn egress_proxy() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
                 let head = String::from_utf8(head).unwrap();
                 let target = head.strip_prefix("CONNECT ").unwrap().split(' ').next().unwrap().to_owned();
                 seen.lock().unwrap().push(head);
-                let mut upstream = TcpStream::connect(target).await.unwrap();
+                let found = elsewhere.filter(|_| target.starts_with(ELSEWHERE));
+                let connecting = found.map_or(target, |address| address.to_string());
+                let mut upstream = TcpStream::connect(connecting).await.unwrap();
                 stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
                 drop(copy_bidirectional(&mut stream, &mut upstream).await);
             });
@@ -75,7 +81,7 @@ async fn egress_proxy() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
 }
 
 /// A stand whose upstream `openai` is at `base` and has `keys` more.
-fn stand_with(make: impl FnOnce(SocketAddr) -> (String, String)) -> Stand {
+pub(crate) fn stand_with(make: impl FnOnce(SocketAddr) -> (String, String)) -> Stand {
     Stand::with(|fake| {
         let fake = fake.strip_prefix("http://").unwrap().parse().unwrap();
         let (base, keys) = make(fake);
@@ -83,7 +89,7 @@ fn stand_with(make: impl FnOnce(SocketAddr) -> (String, String)) -> Stand {
     })
 }
 
-fn blocking<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn blocking<T>(future: impl Future<Output = T>) -> T {
     tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(future))
 }
 
@@ -111,7 +117,7 @@ async fn an_upstream_behind_a_private_authority_is_trusted_by_its_ca_file_alone(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_egress_proxy_is_asked_to_connect_and_told_its_password() {
-    let (proxy, heads) = egress_proxy().await;
+    let (proxy, heads) = egress_proxy(None).await;
     let stand = stand_with(|fake| (format!("http://{fake}"), format!("proxy_url = \"http://{proxy}\"")));
     assert_eq!(stand.ask(&chat()).send().await.status, 200);
     assert!(heads.lock().unwrap()[0].starts_with(&format!("CONNECT {} ", stand.fake.address())));
@@ -128,7 +134,7 @@ async fn an_egress_proxy_is_asked_to_connect_and_told_its_password() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_websocket_goes_the_same_way_as_everything_else_but_over_http1() {
     let mut authority = tempfile::NamedTempFile::new().unwrap();
-    let (proxy, heads) = egress_proxy().await;
+    let (proxy, heads) = egress_proxy(None).await;
     let stand = stand_with(|fake| {
         let (at, pem) = blocking(tls_in_front_of(fake));
         authority.write_all(pem.as_bytes()).unwrap();

@@ -8,9 +8,10 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::json;
 
-use crate::asks;
+use crate::asks::{self, Ask};
+use crate::counting_endpoint::{asked, asked_upstreams, logged};
 use crate::fake_upstream::Canned;
-use crate::stand::{CREDENTIAL, Stand};
+use crate::stand::{CREDENTIAL, PAYERS, Stand};
 
 const PROMPT: &str = "canary-of-the-prompt-1b7f";
 const COMPLETION: &str = "canary-of-the-completion-9c2e";
@@ -45,7 +46,7 @@ fn files_below(folder: &Path, found: &mut Vec<(String, Vec<u8>)>) {
 
 #[tokio::test]
 async fn nothing_that_is_written_logged_or_shown_holds_a_secret() {
-    let mut stand = Stand::stopped(|base| format!("{}{}", crate::stand::upstreams(base), crate::stand::PAYERS));
+    let mut stand = Stand::stopped(|base| format!("{}{PAYERS}", asked_upstreams(base)));
     let command = stand.command(&["serve", "--log", "trace"]);
     stand.serve_as(command);
     let key = stand.key("lab").await;
@@ -59,10 +60,23 @@ async fn nothing_that_is_written_logged_or_shown_holds_a_secret() {
     };
     stand.fake.respond_to("fine", canned(200));
     stand.fake.respond_to("bad", canned(400));
-    let mut calls = 0;
-    for mut ask in asks::whole().into_iter().chain(asks::streams()) {
+    let secretly = |mut ask: Ask| {
         let text = ask.body.to_string().replace("how are you today", PROMPT);
         ask.body = serde_json::from_str(&text).unwrap();
+        ask
+    };
+    // The upstream is asked to count prompts; once it does, then it does not.
+    let mut calls = 0;
+    for ask in [asks::messages(), asks::responses()].map(secretly) {
+        stand.fake.forget();
+        stand.ask(&ask).header("authorization", &bearer).fake("no_usage").send().await;
+        calls += 1;
+        let question = asked(&stand).await;
+        assert!(memchr::memmem::find(&question.body, PROMPT.as_bytes()).is_some(), "{question:?}");
+        stand.fake.answer_counts("x-fake-replay", "bad");
+    }
+    logged(&stand, "an upstream did not count a prompt").await;
+    for ask in asks::whole().into_iter().chain(asks::streams()).map(secretly) {
         for script in ["", "no_usage", "status=500", "cut_after=2", "cut", "gzip"] {
             stand.ask(&ask).header("authorization", &bearer).fake(script).send().await;
             calls += 1;
