@@ -27,6 +27,8 @@ TOKENMETER = "http://127.0.0.1:9208/openai"
 
 def prepare():
     """Builds the harness and tokenmeter; returns tokenmeter's path. `TOKENMETER_TEST_BINARY` names one that is built."""
+    # So that `with` blocks end what they started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     source = pathlib.Path(os.environ.get("TOKENMETER_HARNESS", ROOT.parent / "shared" / "bench"))
     if not (source / "src" / "bin" / "loadgen.rs").exists():
         sys.exit(f"the load generator is not in {source}; set TOKENMETER_HARNESS to the folder that has bench.sh")
@@ -73,7 +75,7 @@ class Server:
     def __enter__(self):
         log = open(WORK / f"{self.label}.log", "w")
         environment = {**os.environ, **(self.env or {})}
-        self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=environment)
         self.pid = self.process.pid
         for _ in range(600):
             answers = self.load("--requests", 1, "--conns", 1, *self.probe, quiet=True).get("ok")
@@ -122,9 +124,8 @@ def tokenmeter(binary, config, **more):
     return Server("tokenmeter", [binary, "--config", config, "serve"], TOKENMETER, **more)
 
 
-def fsync_seconds(folder, rounds=200):
+def fsync_seconds(folder, rounds=100):
     """What a synced append of a record takes on that disk, while nothing else writes: the median."""
-    folder.mkdir(parents=True, exist_ok=True)
     times, path = [], folder / "fsync"
     with open(path, "wb", buffering=0) as file:
         for _ in range(rounds):
