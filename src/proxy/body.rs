@@ -45,6 +45,10 @@ impl RequestError {
     }
 }
 
+/// A prompt of fewer bytes is copied where it is held for as long as an answer takes: the buffer that it was read into is
+/// larger.
+const COPIED_BYTES: u64 = 4096;
+
 /// What a request's body is held to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
@@ -237,7 +241,7 @@ impl View {
             bytes_left: self.bounds.bytes_max.saturating_sub(bytes),
             bounds: self.bounds,
         };
-        (UpstreamBody { held, rest: Some(rest), kept: kept.clone() }, kept)
+        (UpstreamBody { held, rest: Some(Box::new(rest)), kept: kept.clone() }, kept)
     }
 }
 
@@ -300,6 +304,10 @@ impl Kept {
         let is_whole = tee.progress == Progress::Ended || tee.bytes_max == u64::MAX;
         let mut prompt = std::mem::take(&mut tee.prompt);
         prompt.slices = prompt.slices.filter(|_| is_whole);
+        if prompt.bytes < COPIED_BYTES {
+            // A slice keeps the whole buffer that it was read into.
+            prompt.slices = prompt.slices.map(|slices| vec![Bytes::from(slices.concat())]);
+        }
         prompt
     }
 
@@ -322,7 +330,8 @@ impl Kept {
 /// The body that an upstream is sent: what was held, then the rest as it comes.
 pub(crate) struct UpstreamBody {
     held: VecDeque<Bytes>,
-    rest: Option<Rest>,
+    /// Apart, since hyper keeps room for 32 requests a connection.
+    rest: Option<Box<Rest>>,
     kept: Kept,
 }
 

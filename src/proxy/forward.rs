@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderValue};
 use http::{Extensions, Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
@@ -27,6 +27,10 @@ use crate::record::Intent;
 use crate::usage::Outcome;
 use crate::wires::{self, Consumption, Exchange, Wire};
 
+/// How much of a refused request's body is read off, and for how long.
+const REFUSED_BYTES_MAX: usize = 4 << 20;
+const REFUSED_BODY_MAX: Duration = Duration::from_secs(2);
+
 /// Largest error answer that is looked into for the name of an option that the upstream does not take.
 const ERROR_BYTES_MAX: usize = 64 << 10;
 
@@ -39,9 +43,30 @@ pub(crate) async fn call(proxy: Arc<Proxy>, seat: Seat, request: Request<Incomin
             Ok(prepared) => Ok(exchange(&proxy, prepared).await),
             Err(refusal) => Err(refusal),
         },
-        Err(refusal) => Err(refusal),
+        Err(refusal) => {
+            read_off(request).await;
+            Err(refusal)
+        }
     };
     answered.unwrap_or_else(|refusal| refuse(&proxy, &refusal))
+}
+
+/// Reads what a refused request still sends: a connection that is closed in the middle of a body is reset, and a client
+/// that was still writing never reads why. Who asked whether to send its body does not send it.
+async fn read_off(request: Request<Incoming>) {
+    if request.headers().contains_key(EXPECT) {
+        return;
+    }
+    let mut body = request.into_body();
+    let reading = async {
+        let mut left = REFUSED_BYTES_MAX;
+        while let Some(Ok(frame)) = body.frame().await
+            && let Some(after) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len))
+        {
+            left = after;
+        }
+    };
+    drop(tokio::time::timeout(REFUSED_BODY_MAX, reading).await);
 }
 
 /// A call that is not made.

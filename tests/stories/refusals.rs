@@ -2,6 +2,8 @@
 
 use http::Method;
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::asks::{self, Ask};
 use crate::stand::{PATIENCE, PAYERS, Stand, upstreams};
@@ -100,4 +102,34 @@ async fn told_to_refuse_the_unmetered_only_what_cannot_cost_passes_unmetered() {
     assert_eq!(stand.call("/openai/v1/models").method(Method::GET).send().await.status, 200);
     assert_eq!(stand.ask(&asks::chat()).send().await.status, 200);
     stand.metric_becomes("tokenmeter_refused_total", &[r#"reason="unmetered""#], 1.0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_still_sends_its_body_reads_why_it_is_refused_and_keeps_its_connection() {
+    let stand = Stand::start();
+    let mut client = TcpStream::connect(stand.proxy().replace("http://", "")).await.unwrap();
+    // More than the kernel holds for one that does not read.
+    let body = vec![b'x'; 3 << 20];
+    let head = format!(
+        "POST /openai/v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {UNKNOWN}\r\n\
+         content-length: {}\r\n\r\n",
+        body.len()
+    );
+    for _ in 0..2 {
+        client.write_all(head.as_bytes()).await.unwrap();
+        client.write_all(&body).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"}}") {
+            assert!(client.read_buf(&mut answer).await.unwrap() > 0, "{}", answer.escape_ascii());
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 401 "), "{}", answer.escape_ascii());
+    }
+    // One that asks first whether to send it is told at once.
+    let asking = head.replace("\r\n\r\n", "\r\nexpect: 100-continue\r\n\r\n");
+    client.write_all(asking.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"}}") {
+        assert!(client.read_buf(&mut answer).await.unwrap() > 0);
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 401 "), "{}", answer.escape_ascii());
 }
