@@ -35,14 +35,14 @@ const TOLERATED_PERCENT: u64 = 5;
 /// A path, and the instructions that it takes at most. Whoever makes one cheaper lowers its bound.
 const BOUNDS: &[(&str, u64)] = &[
     ("attribution by key", 7_400),
-    ("request", 7_600),
-    ("request of 200 KB", 980_000),
-    ("chunk of a stream", 4_350),
-    ("chunk of a stream, at the meter", 4_400),
-    ("small answer", 81_000),
+    ("request", 7_300),
+    ("request of 200 KB", 720_000),
+    ("chunk of a stream", 2_650),
+    ("chunk of a stream, at the meter", 2_700),
+    ("small answer", 57_000),
     ("price", 6_600),
     ("journal, a record", 22_000),
-    ("call, from intent to record", 127_000),
+    ("call, from intent to record", 98_000),
 ];
 
 fn main() -> ExitCode {

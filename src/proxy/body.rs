@@ -241,7 +241,7 @@ impl View {
             bytes_left: self.bounds.bytes_max.saturating_sub(bytes),
             bounds: self.bounds,
         };
-        (UpstreamBody { held, rest: Some(Box::new(rest)), kept: kept.clone() }, kept)
+        (UpstreamBody { held, rest: Some(rest), kept: kept.clone() }, kept)
     }
 }
 
@@ -330,8 +330,7 @@ impl Kept {
 /// The body that an upstream is sent: what was held, then the rest as it comes.
 pub(crate) struct UpstreamBody {
     held: VecDeque<Bytes>,
-    /// Apart, since hyper keeps room for 32 requests a connection.
-    rest: Option<Box<Rest>>,
+    rest: Option<Rest>,
     kept: Kept,
 }
 

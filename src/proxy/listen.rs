@@ -16,10 +16,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{Proxy, forward};
 
-/// What HTTP/2 begins with, and no method of HTTP/1 does.
-const HTTP2_BEGIN: &[u8] = b"PRI";
-/// Pause until a client has sent the second or third byte of those.
-const PEEK_PAUSE: Duration = Duration::from_millis(5);
 /// HTTP/2 streams a connection.
 const HTTP2_STREAMS_MAX: u32 = 250;
 /// HTTP/2 window of one stream: what one stalled client can hold of an answer.
@@ -105,11 +101,6 @@ async fn connection(proxy: Arc<Proxy>, stream: TcpStream, mut draining: watch::R
     if let Err(error) = is_tuned {
         tracing::debug!(error = &error as &dyn std::error::Error, "cannot tune a connection");
     }
-    let is_http2 = tokio::select! {
-        told = tokio::time::timeout(proxy.settings.header_read_timeout, speaks_http2(&stream)) => told,
-        _ = draining.wait_for(|draining| *draining) => return,
-    };
-    let Ok(Ok(is_http2)) = is_http2 else { return };
     let has_begun = Arc::new(AtomicBool::new(false));
     let service = {
         let (proxy, has_begun, seat) = (Arc::clone(&proxy), Arc::clone(&has_begun), Arc::clone(&seat));
@@ -123,10 +114,8 @@ async fn connection(proxy: Arc<Proxy>, stream: TcpStream, mut draining: watch::R
         })
     };
     let builder = builder(&proxy.settings);
-    // Told, it reads into a buffer of half the size: it does not begin with the few bytes that tell.
-    let builder = if is_http2 { builder.http2_only() } else { builder.http1_only() };
     let mut serving = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
-    // HTTP/2 waits for a first request for ever.
+    // hyper-util waits for ever for the bytes that tell HTTP/1 from HTTP/2, and HTTP/2 for a first request.
     let mut first_request = pin!(tokio::time::sleep(proxy.settings.header_read_timeout));
     let mut is_first_awaited = true;
     let mut is_draining = false;
@@ -149,20 +138,6 @@ async fn connection(proxy: Arc<Proxy>, stream: TcpStream, mut draining: watch::R
         tracing::debug!(error = &*error, "a connection broke off");
     }
     drop(seat);
-}
-
-/// Whether a client speaks HTTP/2, by its first bytes, which stay to be read.
-async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
-    let mut seen = [0; HTTP2_BEGIN.len()];
-    loop {
-        let count = stream.peek(&mut seen).await?;
-        let seen = seen.get(..count).unwrap_or_default();
-        if count == HTTP2_BEGIN.len() || seen.is_empty() || !HTTP2_BEGIN.starts_with(seen) {
-            return Ok(seen == HTTP2_BEGIN);
-        }
-        // What is there is there to be peeked at again: only time brings more.
-        tokio::time::sleep(PEEK_PAUSE).await;
-    }
 }
 
 fn builder(settings: &super::Settings) -> auto::Builder<TokioExecutor> {
