@@ -14,17 +14,12 @@ pub mod sse;
 pub mod unit;
 pub mod websocket;
 
-use serde::de::IgnoredAny;
-
 use encoding::Decoder;
 use event_stream::MessageSplitter;
 use json_array::ElementSplitter;
 use json_members::Members;
 use ndjson::LineSplitter;
 use sse::DataSplitter;
-
-/// The first piece of an object is held unread up to here.
-const PIECE_BYTES_MAX: usize = 16 << 10;
 
 /// Cuts one answer into units, whatever it is encoded and framed in.
 #[derive(Debug)]
@@ -64,8 +59,6 @@ enum Splitter {
     Lines(LineSplitter),
     Elements(ElementSplitter),
     Messages(Box<MessageSplitter>),
-    /// The first piece of an object, unread: most are whole in it.
-    Piece(Vec<u8>),
     Object(Box<Members>),
     /// Nothing that we read.
     Opaque,
@@ -99,7 +92,14 @@ impl Framer {
 
     /// The answer is over, whole or not: hands out what is left.
     pub fn end(&mut self, unit: &mut dyn FnMut(&[u8])) {
-        self.body.end(&mut |data: &[u8]| as_text(data, unit));
+        let unit = &mut |data: &[u8]| as_text(data, unit);
+        match &mut self.body.splitter {
+            Splitter::Events(splitter) => splitter.end(unit),
+            Splitter::Lines(splitter) => splitter.end(unit),
+            Splitter::Object(members) => unit(&members.reduced()),
+            Splitter::Undecided | Splitter::Elements(_) | Splitter::Messages(_) | Splitter::Opaque => {}
+        }
+        self.body.splitter = Splitter::Opaque;
     }
 
     /// Bytes of the answer so far, as they came.
@@ -121,15 +121,8 @@ impl Body {
             let Some(at) = chunk.iter().position(is_content) else { return };
             let chunk = chunk.get(at..).unwrap_or_default();
             self.splitter = self.splitter_of(chunk);
-            if matches!(self.splitter, Splitter::Object(_)) && chunk.len() <= PIECE_BYTES_MAX {
-                self.splitter = Splitter::Piece(chunk.to_vec());
-            } else {
-                self.feed(chunk, unit);
-            }
+            self.feed(chunk, unit);
             return;
-        }
-        if let Splitter::Piece(_) = &self.splitter {
-            self.scan(unit);
         }
         match &mut self.splitter {
             Splitter::Events(splitter) => splitter.feed(chunk, unit),
@@ -159,41 +152,8 @@ impl Body {
                     self.splitter = Splitter::Opaque;
                 }
             }
-            Splitter::Undecided | Splitter::Piece(_) | Splitter::Opaque => {}
+            Splitter::Undecided | Splitter::Opaque => {}
         }
-    }
-
-    /// Goes on member by member: what is held is not all.
-    fn scan(&mut self, unit: &mut dyn FnMut(&[u8])) {
-        let members = Splitter::Object(Box::new(Members::new(self.members)));
-        if let Splitter::Piece(piece) = std::mem::replace(&mut self.splitter, members) {
-            self.feed(&piece, unit);
-        }
-    }
-
-    fn end(&mut self, unit: &mut dyn FnMut(&[u8])) {
-        if let Splitter::Piece(piece) = &self.splitter {
-            // Read whole, as events are, unless there is more or less than one object. A path through an array is looked for
-            // by its name.
-            let is_plain = !self.members.iter().any(|wanted| wanted.contains("[]"));
-            if is_plain && serde_json::from_slice::<IgnoredAny>(piece).is_ok() {
-                unit(piece);
-                self.splitter = Splitter::Opaque;
-                return;
-            }
-            self.scan(unit);
-        }
-        match &mut self.splitter {
-            Splitter::Events(splitter) => splitter.end(unit),
-            Splitter::Lines(splitter) => splitter.end(unit),
-            Splitter::Object(members) => unit(&members.reduced()),
-            Splitter::Undecided
-            | Splitter::Elements(_)
-            | Splitter::Messages(_)
-            | Splitter::Piece(_)
-            | Splitter::Opaque => {}
-        }
-        self.splitter = Splitter::Opaque;
     }
 
     fn splitter_of(&self, content: &[u8]) -> Splitter {
