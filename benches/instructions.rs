@@ -39,10 +39,10 @@ const BOUNDS: &[(&str, u64)] = &[
     ("request of 200 KB", 720_000),
     ("chunk of a stream", 2_650),
     ("chunk of a stream, at the meter", 2_700),
-    ("small answer", 81_000),
+    ("small answer", 67_000),
     ("price", 6_600),
     ("journal, a record", 22_000),
-    ("call, from intent to record", 127_000),
+    ("call, from intent to record", 112_500),
 ];
 
 fn main() -> ExitCode {
