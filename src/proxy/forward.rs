@@ -52,9 +52,10 @@ pub(crate) async fn call(proxy: Arc<Proxy>, seat: Seat, request: Request<Incomin
 }
 
 /// Reads what a refused request still sends: a connection that is closed in the middle of a body is reset, and a client
-/// that was still writing never reads why. Who asked whether to send its body does not send it.
+/// that was still writing never reads why. Who asked whether to send its body does not send it, and HTTP/2 ends the
+/// stream alone.
 async fn read_off(request: Request<Incoming>) {
-    if request.headers().contains_key(EXPECT) {
+    if request.version() == Version::HTTP_2 || request.headers().contains_key(EXPECT) {
         return;
     }
     let mut body = request.into_body();
