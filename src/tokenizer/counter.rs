@@ -108,6 +108,10 @@ impl<'a> Counter<'a> {
         if unread > 0 {
             self.bytes_left.set(0);
         }
+        if self.pace.is_timed && self.pace.passed_bytes.get() == 0 {
+            // Tables are loaded by the first text of all: not in its time.
+            self.tokenizer.count("");
+        }
         let bytes_max = if self.pace.is_timed { TIMED_PIECE_BYTES_MAX } else { PIECE_BYTES_MAX };
         for piece in pieces(text, bytes_max) {
             let Some(tokens) = self.pace.in_time(piece, || self.tokenizer.count(piece)) else {
