@@ -35,6 +35,8 @@ use crate::usage::Estimate;
 use crate::wires::Countable;
 use crate::wires::prompt::Prompt;
 
+/// What is put behind a way of counting where a part of the text was not looked at.
+const EXTRAPOLATED: &str = "+extrapolated";
 /// What is put behind a way of counting where reported calls have corrected it.
 const CALIBRATED: &str = "+calibrated";
 
@@ -83,10 +85,10 @@ pub fn count_parts(
 
 /// The text of an answer, counted as its vendor counts it. Slow.
 pub fn generated(delivered: &Countable, answered: Answered, counter: &Counter<'_>) -> Generated {
-    let Counted { tokens, method } = completions::measure_completion(delivered, answered, counter);
+    let Counted { tokens, extrapolated, method } = completions::measure_completion(delivered, answered, counter);
     let rule = if openai::Family::of(counter.model()).is_some() { Rule::Exact } else { Rule::Scaled };
     let hidden = completions::hidden_at_most(delivered, tokens, counter.model());
-    Generated { tokens, calls: delivered.calls, hidden, method, rule }
+    Generated { tokens, extrapolated, calls: delivered.calls, hidden, method, rule }
 }
 
 /// What a call of `key` is likely to have consumed, of which `parts` were counted. `known` tokens that the provider told
@@ -123,7 +125,13 @@ fn method(parts: &Parts, is_calibrated: bool) -> String {
             parts.prompt.map(|measured| measured.method).or(parts.answer.map(|one| one.method)).unwrap_or("o200k")
         }
     };
-    if is_calibrated && name != BY_LENGTH { format!("{name}{CALIBRATED}") } else { name.to_owned() }
+    if name == BY_LENGTH {
+        return name.to_owned();
+    }
+    let prompt = parts.prompt.map_or(0, |measured| measured.extrapolated);
+    let is_extrapolated = parts.answer.map_or(prompt, |generated| generated.extrapolated.max(prompt)) > 0;
+    let suffix = |is_so, suffix| if is_so { suffix } else { "" };
+    [name, suffix(is_extrapolated, EXTRAPOLATED), suffix(is_calibrated, CALIBRATED)].concat()
 }
 
 /// How far off a sum may be whose parts may be off so far: they seldom are to the same side.
@@ -181,13 +189,34 @@ mod tests {
         let text = "one two three four five six seven eight";
         let kept = count(text);
         let delivered = Countable { bytes_beyond: 3 * u64::try_from(text.len()).unwrap(), ..countable(text) };
-        assert_eq!(cold(None, Some(&delivered), 0, "gpt-5").output, Some(4 * kept));
+        let fourfold = cold(None, Some(&delivered), 0, "gpt-5");
+        assert_eq!((fourfold.output, fourfold.estimate.method.as_str()), (Some(4 * kept), "o200k+extrapolated"));
         let estimated = cold(Some(&Prompt::of_length(4_001)), None, 0, "gpt-5");
         assert_eq!((estimated.input, estimated.estimate.method.as_str()), (Some(1_001), BY_LENGTH));
         let endless = Countable { bytes_beyond: u64::MAX, messages: u64::MAX, tokens: u64::MAX, ..countable(text) };
         let prompt = Prompt { tokens: u64::MAX, texts: vec![text.to_owned()], ..Prompt::of_length(u64::MAX) };
         let estimated = cold(Some(&prompt), Some(&endless), u64::MAX, "m");
         assert_eq!(estimated.estimate.high, u64::MAX);
+    }
+
+    #[test]
+    fn what_was_not_looked_at_is_said_and_widens_the_band() {
+        let text = "one two three four ".repeat(50);
+        let user = Message { role: "user".to_owned(), text: text.clone(), ..Message::default() };
+        let prompt = Prompt { messages: vec![user], ..Prompt::default() };
+        let estimated = |bytes_max| {
+            let tokenizers = Tokenizers::new(Vec::new(), bytes_max);
+            let answered = Answered { operation: Operation::Chat, is_whole: false };
+            let parts = count_parts(Some(&prompt), None, answered, &tokenizers.counter("openai", "gpt-4o"), "openai");
+            let upstream = UpstreamName::parse("openai").unwrap();
+            let key = Key { upstream, model: "gpt-4o".to_owned(), operation: Operation::Chat };
+            estimate(&parts, 0, &Calibration::default(), &key, true).estimate
+        };
+        let whole = estimated(text.len() + "user".len());
+        assert_eq!(whole.method, "o200k", "a text is looked at once, however often a rule asks for it");
+        let half = estimated(text.len() / 2);
+        assert_eq!(half.method, "o200k+extrapolated");
+        assert!(half.low < whole.low - 50 && half.high > whole.high + 50, "{half:?} {whole:?}");
     }
 
     #[test]

@@ -10,15 +10,17 @@
 #[expect(dead_code, reason = "answers are not replayed here")]
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use http::Method;
 use serde_json::Value;
 use support::Row;
+use tokenmeter::ids::UpstreamName;
 use tokenmeter::operation::Operation;
-use tokenmeter::tokenizer::Tokenizers;
+use tokenmeter::tokenizer::calibration::{Calibration, Key};
 use tokenmeter::tokenizer::measured::{Measured, Rule, measure};
+use tokenmeter::tokenizer::{self, Estimated, Parts, Tokenizers};
 use tokenmeter::wires;
 use tokenmeter::wires::prompt::Prompt;
 
@@ -205,4 +207,74 @@ fn recorded_prompts_are_counted_as_their_provider_counted_them() {
     assert!(tools.exact >= 0.90, "tools are counted to the token in {} of 1", tools.exact);
     assert!(overall.within_5 >= 0.95 && overall.within_10 >= 0.99, "{} {}", overall.within_5, overall.within_10);
     assert!(overall.bias.abs() <= 0.005, "{} of all tokens too many", overall.bias);
+}
+
+/// Of a prompt as an `OpenAI` model would be asked it only so many bytes of text are counted: what it is likely to be.
+fn seen_in_part(prompt: &Prompt, operation: Operation, model: &str, bytes_max: usize) -> Estimated {
+    let tokenizers = Tokenizers::new(Vec::new(), bytes_max);
+    let measured = measure(prompt, operation, &tokenizers.counter("openai", model), "openai");
+    let key = Key { upstream: UpstreamName::parse("openai").unwrap(), model: model.to_owned(), operation };
+    tokenizer::estimate(&Parts { prompt: Some(measured), answer: None }, 0, &Calibration::default(), &key, true)
+}
+
+fn texts(prompt: &Prompt) -> impl Iterator<Item = &str> {
+    let said = prompt.messages.iter().map(|message| message.text.as_str());
+    said.chain(prompt.texts.iter().map(String::as_str)).chain(prompt.tools.iter().map(|tool| tool.definition.as_str()))
+}
+
+/// How many of some estimates have the truth within their band, and are off by how much.
+fn coverage(name: &str, estimates: &[(Estimated, u64)]) -> f64 {
+    let mut errors: Vec<f64> =
+        estimates.iter().map(|(one, truth)| one.input.unwrap().abs_diff(*truth) as f64 / *truth as f64).collect();
+    errors.sort_by(f64::total_cmp);
+    let is_within = |(one, truth): &&(Estimated, u64)| (one.estimate.low..=one.estimate.high).contains(truth);
+    let covered = estimates.iter().filter(is_within).count() as f64 / estimates.len() as f64;
+    let quantile = |per_cent: usize| errors.get(errors.len() * per_cent / 100).copied().unwrap_or_default() * 100.0;
+    support::say(&format!(
+        "{name:28} {:6} {:7.1} {:7.1} {:7.1} {:7.1}",
+        estimates.len(),
+        quantile(50),
+        quantile(90),
+        quantile(99),
+        covered * 100.0
+    ));
+    covered
+}
+
+/// Of every prompt the beginning is looked at; then of every hundredth long text one, for another behind it.
+#[test]
+fn what_nobody_looked_at_is_within_its_band() {
+    let Some(rows) = support::rows() else { return };
+    let prompts: Vec<Counted> =
+        rows.iter().filter_map(counted).filter(|one| one.is_by_rule() && !one.is_apart()).collect();
+    support::say("\nin per cent                       n     p50     p90     p99  within the band");
+    for part in [2, 10] {
+        let estimates: Vec<(Estimated, u64)> = prompts
+            .iter()
+            .map(|one| (one, texts(&one.prompt).map(str::len).sum::<usize>() / part))
+            .filter(|(_, bytes)| *bytes >= 100)
+            .map(|(one, bytes)| (seen_in_part(&one.prompt, one.operation, &one.model, bytes), one.truth))
+            // What is said twice is looked at once.
+            .filter(|(one, _)| one.estimate.method.ends_with("k+extrapolated"))
+            .collect();
+        assert!(estimates.len() >= 100);
+        let covered = coverage(&format!("the first {part}th of the text"), &estimates);
+        assert!(covered >= 0.9, "bands hold {covered} of 1");
+    }
+
+    let long: BTreeSet<&str> =
+        prompts.iter().flat_map(|one| texts(&one.prompt)).filter(|text| text.len() >= 2_000).collect();
+    let some: Vec<&str> = long.iter().copied().step_by(long.len().div_ceil(100)).collect();
+    let (operation, model) = (Operation::TextCompletion, "gpt-4o");
+    let pairs = some.iter().flat_map(|seen| some.iter().map(move |unseen| (*seen, *unseen)));
+    let estimates: Vec<(Estimated, u64)> = pairs
+        .filter(|(seen, unseen)| seen != unseen)
+        .map(|(seen, unseen)| {
+            let prompt = Prompt { texts: vec![seen.to_owned(), unseen.to_owned()], ..Prompt::default() };
+            let truth = seen_in_part(&prompt, operation, model, usize::MAX).input.unwrap();
+            (seen_in_part(&prompt, operation, model, seen.len()), truth)
+        })
+        .collect();
+    let covered = coverage("another text", &estimates);
+    assert!(covered >= 0.9, "bands hold {covered} of 1");
 }

@@ -144,7 +144,7 @@ impl Count {
         operation: Option<Operation>,
         measured: Measured,
     ) -> Estimated {
-        let Measured { tokens, method, rule, .. } = measured;
+        let Measured { tokens, extrapolated, method, rule, .. } = measured;
         let exactly = || Estimated {
             input: Some(tokens),
             output: None,
@@ -152,6 +152,7 @@ impl Count {
         };
         let is_own = match method {
             "bytes" => false,
+            _ if extrapolated > 0 => false,
             "o200k" | "cl100k" => rule == Rule::Exact,
             _ => true,
         };

@@ -13,8 +13,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use self::errors::{Errors, Share};
 use self::of_key::{Kept, OfKey};
-use super::BY_LENGTH;
 use super::measured::{Measured, Rule};
+use super::{BY_LENGTH, together};
 use crate::ids::UpstreamName;
 use crate::operation::Operation;
 
@@ -33,6 +33,8 @@ const TOKENS_MAX: u64 = 100_000_000;
 const EXACT_PRIOR: Share = Share::per_cent(15);
 /// Other models, and text that was not seen: tokenizers and templates differ.
 const SCALED_PRIOR: Share = Share::per_cent(60);
+/// Text that nobody looked at, of the tokens that it has at the rate of the rest.
+const EXTRAPOLATED_PRIOR: Share = Share::per_cent(80);
 
 /// Calls that are alike.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -57,6 +59,8 @@ pub fn key_hash(upstream: &UpstreamName, model: &str, operation: Operation) -> u
 pub struct Generated {
     /// Tokens of its text, the arguments of calls included, and of what its vendor counts around them.
     pub tokens: u64,
+    /// Those among them of text that nobody looked at, as in [`super::Counted::extrapolated`].
+    pub extrapolated: u64,
     /// Calls in it.
     pub calls: u64,
     /// So many more may have been thought out of sight.
@@ -174,7 +178,7 @@ impl Calibration {
         let share = share.unwrap_or_else(|| prior_share(measured.rule, measured.method));
         // What nobody can count here nobody could learn of either.
         let share = if measured.has_unseen { share.max(SCALED_PRIOR) } else { share };
-        let (low, high) = share.around(tokens);
+        let (low, high) = band(share, tokens, measured.extrapolated);
         Prediction { tokens, low, high, observations }
     }
 
@@ -184,7 +188,7 @@ impl Calibration {
         let learned = self.keys.get(key).map(|entry| &entry.learned).filter(|learned| learned.answers() > 0);
         let learned = learned.filter(|_| generated.method != BY_LENGTH);
         let ruled = |share: Share| {
-            let (low, high) = share.around(generated.tokens);
+            let (low, high) = band(share, generated.tokens, generated.extrapolated);
             Prediction { tokens: generated.tokens, low, high, observations: 0 }
         };
         let cut = ruled(prior_share(generated.rule, generated.method));
@@ -192,7 +196,7 @@ impl Calibration {
             return Prediction { high: cut.high.saturating_add(generated.hidden), ..cut };
         };
         let tokens = learned.answer(generated);
-        let (low, high) = learned.answer_share().unwrap_or(SCALED_PRIOR).around(tokens);
+        let (low, high) = band(learned.answer_share().unwrap_or(SCALED_PRIOR), tokens, generated.extrapolated);
         if is_whole {
             return Prediction { tokens, low, high, observations: learned.answers() };
         }
@@ -207,6 +211,7 @@ impl Calibration {
             || key.model.len() > MODEL_BYTES_MAX
             || key.model.contains(char::is_control)
             || prompt.has_unseen
+            || prompt.extrapolated > 0
             || prompt.method == BY_LENGTH
             || !is_sane(prompt_tokens)
             || !is_sane(prompt.tokens)
@@ -227,7 +232,10 @@ impl Calibration {
         let stage = Stage::of(entry.learned.observations());
         let error = entry.learned.learn_prompt(prompt, prompt_tokens);
         if let Some((generated, reported)) = answer.filter(|(one, reported)| {
-            one.method != BY_LENGTH && is_sane(*reported) && one.tokens.max(one.calls) <= TOKENS_MAX
+            one.method != BY_LENGTH
+                && one.extrapolated == 0
+                && is_sane(*reported)
+                && one.tokens.max(one.calls) <= TOKENS_MAX
         }) {
             entry.learned.learn_answer(generated, reported);
         }
@@ -316,6 +324,14 @@ fn prior_share(rule: Rule, method: &str) -> Share {
         Rule::Exact if method != BY_LENGTH => EXACT_PRIOR,
         Rule::Exact | Rule::Scaled => SCALED_PRIOR,
     }
+}
+
+/// What is within `share` of `tokens`, and farther where some of them are of text that nobody looked at.
+fn band(share: Share, tokens: u64, extrapolated: u64) -> (u64, u64) {
+    let off = |share: Share, tokens| share.around(tokens).1.saturating_sub(tokens);
+    let unseen = if extrapolated == 0 { 0 } else { off(EXTRAPOLATED_PRIOR, extrapolated) };
+    let off = together([off(share, tokens), unseen].into_iter());
+    (tokens.saturating_sub(off), tokens.saturating_add(off))
 }
 
 /// A count as a number to reckon with. Counts beyond 2³² are no call's.

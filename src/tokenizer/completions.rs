@@ -90,26 +90,35 @@ const RESPONSES: [(&[&str], [u64; 4]); 4] = [
 /// What the answer whose text is `delivered` counts as, by the tokenizer at hand.
 pub fn measure_completion(delivered: &Countable, answered: Answered, counter: &Counter<'_>) -> Counted {
     let rule = rule_of(answered.operation, counter.model());
-    let (mut tokens, mut seen, mut choices, mut method) = (0_u64, 0_usize, 0_u64, None);
+    let (mut tokens, mut extrapolated, mut seen, mut choices, mut method) = (0_u64, 0_u64, 0_usize, 0_u64, None);
     for (kind, text) in delivered.texts().filter(|(_, text)| !text.is_empty()) {
         let counted = counter.count(text);
         tokens = tokens.saturating_add(counted.tokens);
+        extrapolated = extrapolated.saturating_add(counted.extrapolated);
         seen = seen.saturating_add(text.len());
         choices = choices.saturating_add(u64::from(kind == Kind::Said));
         // The worse of two methods names the count.
         method = method.filter(|known| *known == BY_LENGTH).or(Some(counted.method));
     }
-    let (beyond, method) = match (delivered.bytes_beyond, u64::try_from(seen).unwrap_or(u64::MAX)) {
-        (0, _) => (0, method.unwrap_or(counter.name())),
-        (beyond, 0) => (by_length(beyond), BY_LENGTH),
-        (beyond, seen) => (scaled(tokens, beyond, seen), method.unwrap_or(BY_LENGTH)),
+    let method = match (delivered.bytes_beyond, u64::try_from(seen).unwrap_or(u64::MAX)) {
+        (0, _) => method.unwrap_or(counter.name()),
+        (beyond, 0) => {
+            tokens = by_length(beyond);
+            BY_LENGTH
+        }
+        (beyond, seen) => {
+            let beyond = scaled(tokens, beyond, seen);
+            tokens = tokens.saturating_add(beyond);
+            extrapolated = extrapolated.saturating_add(beyond);
+            method.unwrap_or(BY_LENGTH)
+        }
     };
-    let tokens = tokens.saturating_add(beyond);
     // What a rule's share is of.
     let is_of_openai = ["o200k", "cl100k", BY_LENGTH].contains(&method);
-    let text = if is_of_openai { rule.of_text(tokens) } else { tokens };
+    let of_vendor = |tokens| if is_of_openai { rule.of_text(tokens) } else { tokens };
     let around = if answered.is_whole { rule.around(choices, delivered.calls) } else { 0 };
-    Counted { tokens: text.saturating_add(around).saturating_add(delivered.tokens), method }
+    let tokens = of_vendor(tokens).saturating_add(around).saturating_add(delivered.tokens);
+    Counted { tokens, extrapolated: of_vendor(extrapolated), method }
 }
 
 /// `tokens` of a text that was measured by another tokenizer, as the model's vendor would count them.
@@ -239,7 +248,10 @@ mod tests {
         assert_eq!(measured(&delivered, "gpt-4o", false), 12);
         let unseen = Countable { bytes_beyond: 4_001, tokens: 5, ..Countable::default() };
         let answered = Answered { operation: Operation::Chat, is_whole: false };
-        assert_eq!(measure_completion(&unseen, answered, &words("gpt-4o")), Counted { tokens: 1_006, method: "bytes" });
+        assert_eq!(
+            measure_completion(&unseen, answered, &words("gpt-4o")),
+            Counted { tokens: 1_006, extrapolated: 0, method: "bytes" }
+        );
         let endless = Countable { bytes_beyond: u64::MAX, tokens: u64::MAX, calls: u64::MAX, ..said("a") };
         assert_eq!(measured(&endless, "claude-3", true), u64::MAX);
     }

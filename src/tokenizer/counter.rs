@@ -29,6 +29,8 @@ pub(super) const BY_LENGTH: &str = "bytes";
 pub struct Counted {
     /// How many.
     pub tokens: u64,
+    /// Those among them of text that nobody looked at: it was taken to have as many a byte as the rest.
+    pub extrapolated: u64,
     /// The tokenizer's name, or `bytes` where a length was all there was.
     pub method: &'static str,
 }
@@ -103,7 +105,7 @@ impl<'a> Counter<'a> {
         let at = text.floor_char_boundary(self.bytes_left.get());
         let (text, beyond) = text.split_at_checked(at).unwrap_or((text, ""));
         self.bytes_left.set(self.bytes_left.get().saturating_sub(text.len()));
-        let mut counted = Counted { tokens: 0, method: self.name() };
+        let mut counted = Counted { tokens: 0, extrapolated: 0, method: self.name() };
         let mut unread = length(beyond);
         if unread > 0 {
             self.bytes_left.set(0);
@@ -127,15 +129,17 @@ impl<'a> Counter<'a> {
             self.seen.set((bytes.saturating_add(length(piece)), seen.saturating_add(tokens)));
         }
         // What nobody looked at counts like the rest of this call.
-        let tokens = match self.seen.get() {
-            _ if unread == 0 => 0,
+        match self.seen.get() {
+            _ if unread == 0 => {}
             (0, _) => {
                 counted.method = BY_LENGTH;
-                by_length(unread)
+                counted.tokens = counted.tokens.saturating_add(by_length(unread));
             }
-            (bytes, tokens) => scaled(tokens, unread, bytes),
-        };
-        counted.tokens = counted.tokens.saturating_add(tokens);
+            (bytes, tokens) => {
+                counted.extrapolated = scaled(tokens, unread, bytes);
+                counted.tokens = counted.tokens.saturating_add(counted.extrapolated);
+            }
+        }
         counted
     }
 }
@@ -193,8 +197,8 @@ mod tests {
     #[test]
     fn known_texts_have_their_known_counts() {
         // Of OpenAI's own cookbook: "tiktoken is great!" has six tokens in both encodings.
-        assert_eq!(count("tiktoken is great!", CL100K), Counted { tokens: 6, method: "cl100k" });
-        assert_eq!(count("tiktoken is great!", O200K), Counted { tokens: 6, method: "o200k" });
+        assert_eq!(count("tiktoken is great!", CL100K), Counted { tokens: 6, extrapolated: 0, method: "cl100k" });
+        assert_eq!(count("tiktoken is great!", O200K), Counted { tokens: 6, extrapolated: 0, method: "o200k" });
         assert_eq!(count("", O200K).tokens, 0);
         assert!(count("<|endoftext|>", O200K).tokens > 1, "a special token in a user's text is text");
     }
@@ -228,10 +232,18 @@ mod tests {
         let whole = count(&words, O200K).tokens;
         let counter = Counter::new(O200K, "m", words.len());
         assert_eq!(counter.count(&words).tokens, whole);
-        assert_eq!(counter.count(&words), Counted { tokens: whole, method: "o200k" }, "unread, at the same rate");
+        assert_eq!(
+            counter.count(&words),
+            Counted { tokens: whole, extrapolated: whole, method: "o200k" },
+            "unread, at the same rate"
+        );
         let half = Counter::new(O200K, "m", words.len() / 2).count(&words);
         assert!(half.method == "o200k" && half.tokens.abs_diff(whole) <= 2, "{half:?} of {whole}");
-        assert_eq!(Counter::new(O200K, "m", 0).count("12345678"), Counted { tokens: 2, method: "bytes" });
+        assert!(half.extrapolated.abs_diff(whole / 2) <= 2, "{half:?} of {whole}");
+        assert_eq!(
+            Counter::new(O200K, "m", 0).count("12345678"),
+            Counted { tokens: 2, extrapolated: 0, method: "bytes" }
+        );
         let inside = Counter::new(O200K, "m", 4).count("客服");
         assert_eq!(inside.tokens, 2 * O200K.count("客").unwrap(), "no character is cut");
     }
@@ -248,14 +260,17 @@ mod tests {
                 (piece.len() < 8).then_some(1)
             }
         }
-        assert_eq!(count("short", &GivesUp), Counted { tokens: 1, method: "gives up" });
-        assert_eq!(count("not so short", &GivesUp), Counted { tokens: 3, method: "bytes" });
+        assert_eq!(count("short", &GivesUp), Counted { tokens: 1, extrapolated: 0, method: "gives up" });
+        assert_eq!(count("not so short", &GivesUp), Counted { tokens: 3, extrapolated: 0, method: "bytes" });
     }
     thread_local! {
         static TIME: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     }
 
-    /// Counts a token every two bytes, and takes a microsecond for each byte.
+    /// What loading tables takes.
+    const LOADING: Duration = Duration::from_secs(10);
+
+    /// Counts a token every two bytes, and takes a microsecond for each byte; before the first it loads its tables.
     #[derive(Debug)]
     struct Slow;
 
@@ -267,7 +282,8 @@ mod tests {
             true
         }
         fn count(&self, piece: &str) -> Option<u64> {
-            TIME.set(TIME.get().saturating_add(Duration::from_micros(length(piece))));
+            let begun = TIME.get().max(LOADING);
+            TIME.set(begun.saturating_add(Duration::from_micros(length(piece))));
             Some(length(piece) / 2)
         }
     }
@@ -278,12 +294,14 @@ mod tests {
         let mut counter = Counter::new(&Slow, "m", usize::MAX);
         counter.pace.clock = || *BEGIN + TIME.get();
         let short = "ab ".repeat(8_000);
-        assert_eq!(counter.count(&short), Counted { tokens: 12_000, method: "slow" });
-        assert_eq!(TIME.get(), Duration::from_millis(24), "all of it was looked at");
+        assert_eq!(counter.count(&short), Counted { tokens: 12_000, extrapolated: 0, method: "slow" });
+        assert_eq!(TIME.get(), LOADING + Duration::from_millis(24), "all of it was looked at");
         let long = "abcd".repeat(1 << 18);
         let counted = counter.count(&long);
         assert!(counted.tokens.abs_diff(1 << 19) <= 1 && counted.method == "slow", "{counted:?}");
-        assert!(TIME.get() < Duration::from_millis(520), "{:?} for a megabyte", TIME.get());
-        assert!(TIME.get() > Duration::from_millis(480), "all of the time is used: {:?}", TIME.get());
+        assert!(counted.extrapolated.abs_diff(280_000) < 10_000, "450 of 1,000 bytes were looked at: {counted:?}");
+        let taken = TIME.get().saturating_sub(LOADING);
+        assert!(taken < Duration::from_millis(520), "{taken:?} for a megabyte");
+        assert!(taken > Duration::from_millis(480), "all of the time is used: {taken:?}");
     }
 }

@@ -1,6 +1,7 @@
 //! What was counted of a prompt or an answer, in the parts that calibration weighs.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::{BY_LENGTH, Counted, Counter, by_length, length, openai, scaled, vendors};
@@ -12,6 +13,8 @@ use crate::wires::prompt::Prompt;
 pub struct Measured {
     /// Tokens by the rule: what a model costs of which nothing was learned.
     pub tokens: u64,
+    /// Those among them of text that nobody looked at, as in [`Counted::extrapolated`].
+    pub extrapolated: u64,
     /// `o200k`, `cl100k`, the name of another tokenizer, or `bytes` where a length was all there was.
     pub method: &'static str,
     /// How well the rule is known to hold.
@@ -54,16 +57,18 @@ pub enum Rule {
     Scaled,
 }
 
-/// Counts texts with one tokenizer.
+/// Counts texts with one tokenizer, each once: a rule looks at most of them again.
 pub(super) struct Tally<'a> {
     count: &'a dyn Fn(&str) -> Counted,
     method: Cell<&'static str>,
+    extrapolated: Cell<u64>,
+    known: RefCell<HashMap<u64, Counted>>,
 }
 
 impl<'a> Tally<'a> {
     /// `method` is the tokenizer's name, `count` what it does.
     pub(super) fn new(method: &'static str, count: &'a dyn Fn(&str) -> Counted) -> Self {
-        Self { count, method: Cell::new(method) }
+        Self { count, method: Cell::new(method), extrapolated: Cell::default(), known: RefCell::default() }
     }
 
     /// The tokens of `text`.
@@ -71,10 +76,11 @@ impl<'a> Tally<'a> {
         if text.is_empty() {
             return 0;
         }
-        let counted = (self.count)(text);
+        let counted = *self.known.borrow_mut().entry(hash(text)).or_insert_with(|| (self.count)(text));
         if counted.method == BY_LENGTH {
             self.method.set(BY_LENGTH);
         }
+        self.extrapolated.set(self.extrapolated.get().saturating_add(counted.extrapolated));
         counted.tokens
     }
 }
@@ -95,10 +101,12 @@ pub(super) fn measure_with(
 ) -> Measured {
     let mut measured = features(tally, prompt);
     measured.method = tally.method.get();
+    measured.extrapolated = tally.extrapolated.take();
     match openai::Family::of(model) {
         Some(family) => {
             measured.rule = Rule::Exact;
             measured.tokens = openai::tokens(tally, prompt, operation, family, model);
+            measured.extrapolated = tally.extrapolated.take();
         }
         None => measured.tokens = vendors::tokens(&measured, prompt, model, provider),
     }
@@ -106,13 +114,16 @@ pub(super) fn measure_with(
     measured.method = tally.method.get();
     if prompt.bytes_beyond > 0 {
         let seen = seen(prompt);
-        let beyond =
-            if seen == 0 { by_length(prompt.bytes_beyond) } else { scaled(measured.tokens, prompt.bytes_beyond, seen) };
+        let beyond = if seen == 0 {
+            measured.method = BY_LENGTH;
+            by_length(prompt.bytes_beyond)
+        } else {
+            let beyond = scaled(measured.tokens, prompt.bytes_beyond, seen);
+            measured.extrapolated = measured.extrapolated.saturating_add(beyond);
+            beyond
+        };
         measured.tokens = measured.tokens.saturating_add(beyond);
         measured.text = measured.text.saturating_add(beyond);
-        if seen == 0 {
-            measured.method = BY_LENGTH;
-        }
     }
     measured
 }
@@ -141,6 +152,12 @@ fn features(tally: &Tally<'_>, prompt: &Prompt) -> Measured {
         scaffold: scaffold(prompt, &schema),
         ..Measured::default()
     }
+}
+
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn scaffold(prompt: &Prompt, schema: &str) -> u64 {

@@ -126,3 +126,19 @@ async fn what_is_too_much_to_wait_is_counted_by_its_length() {
     stand.metric_becomes("tokenmeter_counting_by_length_total", &[], 1.0).await;
     stand.metric_becomes("tokenmeter_counting_queued_bytes", &[], 0.0).await;
 }
+
+#[tokio::test]
+async fn what_is_beyond_the_text_that_is_looked_at_is_said() {
+    let stand = Stand::with(|base| format!("[counting]\ntext_bytes_max = 65536\n{}", upstreams(base)));
+    let long = asks::embeddings().with("input", json!("one two three four ".repeat(7_000)));
+    stand.ask(&long).fake("no_usage").send().await;
+    let record = stand.only_record();
+    let (input, estimate) = (record["tokens"]["input"].as_u64().unwrap(), &record["estimate"]);
+    assert_eq!(estimate["method"], "cl100k+extrapolated");
+    assert!(input.abs_diff(28_000) < 50, "four tokens each: {record}");
+    let (low, high) = (estimate["low"].as_u64().unwrap(), estimate["high"].as_u64().unwrap());
+    assert!(low < 20_000 && high > 36_000, "half of it was not looked at: {record}");
+    let model = long.body["model"].as_str().unwrap();
+    let found = found(&stand, &["--model", model, "--upstream", "openai"], &long.body.to_string());
+    assert_eq!((&found["tokens"], &found["estimate"]["method"]), (&record["tokens"]["input"], &estimate["method"]));
+}

@@ -1,6 +1,15 @@
 //! Refusals: what tokenmeter does not take is refused before it costs anything, in the provider's own words' shape.
 
-use http::Method;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request};
+use hyper::body::{Body, Frame};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -132,4 +141,29 @@ async fn a_client_that_still_sends_its_body_reads_why_it_is_refused_and_keeps_it
         assert!(client.read_buf(&mut answer).await.unwrap() > 0);
     }
     assert!(answer.starts_with(b"HTTP/1.1 401 "), "{}", answer.escape_ascii());
+}
+
+/// A body that never comes.
+struct Never;
+
+impl Body for Never {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Pending
+    }
+}
+
+#[tokio::test]
+async fn over_http2_a_refusal_does_not_wait_for_the_body() {
+    let stand = Stand::start();
+    let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+    let request = Request::post(format!("{}/openai/v1/chat/completions", stand.proxy()))
+        .header("authorization", format!("Bearer {UNKNOWN}"))
+        .body(Never)
+        .unwrap();
+    // Over HTTP/1.1 it waits for two seconds.
+    let answer = tokio::time::timeout(Duration::from_millis(1_500), client.request(request)).await;
+    assert_eq!(answer.expect("the answer waits for the body").unwrap().status(), 401);
 }

@@ -89,7 +89,7 @@ fn what_agents_send_again_is_known_the_second_time() {
 #[test]
 fn a_whole_answer_is_estimated_with_what_it_hides_and_a_cut_one_is_not() {
     let mut calibration = Calibration::default();
-    let text = |tokens| Generated { tokens, calls: 0, method: "o200k", hidden: 0, rule: Rule::Scaled };
+    let text = |tokens| Generated { tokens, method: "o200k", ..Generated::default() };
     assert_eq!(calibration.answer(&key("m"), text(100), true).tokens, 100);
     for tokens in lengths(40) {
         let answer = Some((text(tokens), tokens + 300 + tokens % 7 * 20));
@@ -111,6 +111,7 @@ fn what_is_no_lesson_teaches_nothing() {
         (long.as_str(), chat(10), 20),
         ("m\0", chat(10), 20),
         ("m", Measured { has_unseen: true, ..chat(10) }, 20),
+        ("m", Measured { extrapolated: 1, ..chat(10) }, 20),
         ("m", Measured { method: BY_LENGTH, ..chat(10) }, 20),
         ("m", chat(10), 0),
         ("m", chat(10), u64::MAX),
@@ -126,7 +127,7 @@ fn what_is_kept_predicts_as_before() {
     let mut calibration = Calibration::default();
     for (count, text) in lengths(60).enumerate() {
         let model = ["m", "n", "only once"][if count == 7 { 2 } else { count % 2 }];
-        let generated = Generated { tokens: text / 2, calls: 1, method: "o200k", hidden: 0, rule: Rule::Scaled };
+        let generated = Generated { tokens: text / 2, calls: 1, method: "o200k", ..Generated::default() };
         let prompt = with_tools(text, u64::MAX - text % 3);
         let answer = Some((generated, text / 2 + 9));
         calibration.learn(&key(model), Lesson { prompt: &prompt, prompt_tokens: text + 200, answer });
@@ -135,7 +136,7 @@ fn what_is_kept_predicts_as_before() {
     for model in ["m", "n", "only once", "never"] {
         let (key, prompt) = (key(model), with_tools(333, u64::MAX - 1));
         assert_eq!(read.prompt(&key, &prompt), calibration.prompt(&key, &prompt), "{model}");
-        let generated = Generated { tokens: 77, calls: 2, method: "o200k", hidden: 0, rule: Rule::Scaled };
+        let generated = Generated { tokens: 77, calls: 2, method: "o200k", ..Generated::default() };
         assert_eq!(read.answer(&key, generated, true), calibration.answer(&key, generated, true), "{model}");
     }
     assert!(calibration.changed().is_empty(), "it was asked for");
@@ -176,7 +177,7 @@ fn saturated_keys_are_found_by_their_hash() {
 fn strangers_push_out_strangers_first_and_a_key_takes_some_kilobytes() {
     let mut calibration = Calibration::default();
     for text in lengths(300) {
-        let generated = Generated { tokens: text, calls: text % 3, method: "o200k", hidden: 0, rule: Rule::Scaled };
+        let generated = Generated { tokens: text, calls: text % 3, method: "o200k", ..Generated::default() };
         let prompt = with_tools(text, text);
         let answer = Some((generated, text * 3));
         calibration.learn(&key("known"), Lesson { prompt: &prompt, prompt_tokens: text * 2, answer });
@@ -198,15 +199,15 @@ fn any_count() -> impl Strategy<Value = u64> {
 
 prop_compose! {
     fn any_prompt()(
-        counts in prop::array::uniform8(any_count()),
+        counts in prop::array::uniform9(any_count()),
         is_exact: bool,
         has_unseen in prop::bool::weighted(0.1),
         scaffold in 0_u64..40,
     ) -> Measured {
-        let [tokens, text, messages, calls, tools, tool_count, schema, images] = counts;
+        let [tokens, extrapolated, text, messages, calls, tools, tool_count, schema, images] = counts;
         let rule = if is_exact { Rule::Exact } else { Rule::Scaled };
-        let method = "o200k";
-        Measured { tokens, method, rule, text, messages, calls, tools, tool_count, schema, images, has_unseen, scaffold }
+        let unseen = Measured { extrapolated, has_unseen, ..Measured::default() };
+        Measured { tokens, method: "o200k", rule, text, messages, calls, tools, tool_count, schema, images, scaffold, ..unseen }
     }
 }
 
@@ -218,7 +219,7 @@ proptest! {
         let mut calibration = Calibration::default();
         for (prompt, reported, tokens, calls, model) in lessons {
             let key = key(&model.to_string());
-            let generated = Generated { tokens, calls, method: "o200k", hidden: 0, rule: prompt.rule };
+            let generated = Generated { tokens, extrapolated: prompt.extrapolated, calls, method: "o200k", hidden: 0, rule: prompt.rule };
             let predictions = [
                 calibration.prompt(&key, &prompt),
                 calibration.answer(&key, generated, true),
