@@ -86,6 +86,8 @@ families! {
     overhead_seconds: Histogram in OWN_SECONDS;
     /// Calls between their intent and their record: asked of an upstream, and not over.
     inflight_requests: IntGauge;
+    /// Calls that began later, since the cores were busy and their team made more than its share of all calls.
+    delayed_requests_total: IntCounterVec by ["team"];
     /// Requests that tokenmeter itself refused: they reached no provider and make no record.
     refused_total: IntCounterVec by ["reason"];
     /// Calls that passed without a record, since the journal could not take them and `on_failure` is `pass`.
@@ -214,6 +216,11 @@ impl Metrics {
     /// tokenmeter refused a request itself. `reason` is one of a closed set.
     pub fn refused(&self, reason: &'static str) {
         self.families.refused_total.with_label_values(&[reason]).inc();
+    }
+
+    /// A call of `team` waits, so that others' find their turn.
+    pub fn delayed(&self, team: &TeamId) {
+        self.families.delayed_requests_total.with_label_values(&[self.bounds.team(team.as_str()).0]).inc();
     }
 
     /// A call passes without a record.

@@ -6,6 +6,7 @@ mod background;
 mod body;
 mod connect;
 mod demo;
+mod fairness;
 mod forward;
 mod headers;
 mod idle;
@@ -34,6 +35,7 @@ use crate::wires::{self, Wire};
 
 use background::Background;
 use demo::Demo;
+use fairness::Fairness;
 use route::Routes;
 use upstream::Upstream;
 
@@ -89,6 +91,7 @@ pub struct Proxy {
     meter: Arc<Meter>,
     metrics: Arc<Metrics>,
     background: Arc<Background>,
+    fairness: Fairness,
     /// Whose error shape an unroutable request gets.
     default_wire: &'static dyn Wire,
     /// Connections and background work: whoever stops the proxy waits for them.
@@ -114,7 +117,8 @@ impl Proxy {
         let Settings { finish_calls_max, finish_timeout, finish_bytes_max, .. } = settings;
         let background = Background::new(tasks.clone(), finish_calls_max, finish_timeout, finish_bytes_max);
         let (routes, background) = (Routes::new(upstreams?), Arc::new(background));
-        Ok(Arc::new(Self { settings, routes, attribution, meter, metrics, background, default_wire, tasks }))
+        let fairness = Fairness::new();
+        Ok(Arc::new(Self { settings, routes, attribution, meter, metrics, background, fairness, default_wire, tasks }))
     }
 
     /// The upstream of that name.

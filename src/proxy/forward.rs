@@ -37,7 +37,14 @@ const ERROR_BYTES_MAX: usize = 64 << 10;
 /// Answers one request that came on the connection of `seat`.
 pub(crate) async fn call(proxy: Arc<Proxy>, seat: Seat, request: Request<Incoming>) -> Response<ReplyBody> {
     let began = proxy.meter.now();
-    let answered = match admit(&proxy, &request) {
+    let admitted = admit(&proxy, &request);
+    if let Ok(Admitted { attributed, .. }) = &admitted
+        && let Some(delay) = proxy.fairness.delay(&attributed.team, began.instant)
+    {
+        proxy.metrics.delayed(&attributed.team);
+        tokio::time::sleep(delay).await;
+    }
+    let answered = match admitted {
         Ok(admitted) if admitted.is_websocket => Box::pin(tunnel::open(&proxy, seat, began, admitted, request)).await,
         Ok(admitted) => match prepare(&proxy, began, admitted, request).await {
             Ok(prepared) => Ok(exchange(&proxy, prepared).await),
