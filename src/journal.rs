@@ -410,7 +410,9 @@ impl Journal {
     /// How long until it is full if the ledger takes nothing and calls go on as in the last minutes. `None` while there
     /// are none.
     pub fn lasts(&self) -> Option<Duration> {
-        self.syncing.append_rate()?.lasts(self.bytes_max().saturating_sub(self.bytes()))
+        let left = self.bytes_max().saturating_sub(self.bytes());
+        // One that fills at once is full before a rate is known.
+        if left == 0 { Some(Duration::ZERO) } else { self.syncing.append_rate()?.lasts(left) }
     }
 
     /// Frames that wait for a disk that takes its time.
