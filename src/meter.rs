@@ -112,7 +112,8 @@ pub struct Ending {
 #[must_use = "a call that is dropped is recorded as left by its client"]
 pub struct OpenCall {
     meter: Arc<Meter>,
-    draft: Option<Draft>,
+    /// On the heap: the call goes from hand to hand.
+    draft: Option<Box<Draft>>,
     /// Counts it as in flight for as long as it lives; `None`: it passes unmetered.
     _inflight: Option<Inflight>,
 }
@@ -179,7 +180,7 @@ impl Meter {
         let appended = appended.inspect_err(|_| self.books.metrics.journal_failed())?;
         let metrics = Arc::clone(&self.books.metrics);
         appended.then(move |is_written| metrics.journal_appended(appending.elapsed(), is_written));
-        let draft = Draft::new(began, intent, wire, consumption);
+        let draft = Box::new(Draft::new(began, intent, wire, consumption));
         let inflight = Some(self.books.metrics.inflight());
         Ok((OpenCall { meter: Arc::clone(self), draft: Some(draft), _inflight: inflight }, appended))
     }
@@ -393,7 +394,7 @@ impl OpenCall {
     fn settle(&mut self, outcome: Outcome, ending: Ending) -> Option<Appended> {
         let draft = self.draft.take()?;
         let Meter { books, counting, learning, jobs, .. } = &*self.meter;
-        match settlement::settle(draft, outcome, ending, self.meter.now(), jobs, learning) {
+        match settlement::settle(*draft, outcome, ending, self.meter.now(), jobs, learning) {
             Settlement::Record(record, mark, lesson) => match books.commit(*record) {
                 Ok(appended) => {
                     if let Some(lesson) = lesson {

@@ -11,6 +11,7 @@ mod forward;
 mod headers;
 mod idle;
 mod listen;
+mod opening;
 mod outgoing;
 mod reply;
 mod route;

@@ -87,45 +87,52 @@ impl Answer {
     }
 }
 
-/// Sends `request` and waits for the answer's head.
-pub(crate) async fn ask(
-    upstream: &Upstream,
-    request: Request<UpstreamBody>,
-    call: OpenCall,
-    kept: Kept,
-    reading: &ReadingPlan,
-) -> Result<Answer, Failed> {
-    let mut asking = Asking { waiting: Some((upstream.request(request), call)), kept, reading };
-    let answer = loop {
-        match tokio::time::timeout(upstream.settings.head_timeout, asking.head()).await {
-            // The body is still on its way, and has a timeout of its own.
-            Err(_) if asking.kept.progress() != Progress::Ended => {}
-            Ok(answer) => break answer.map_err(|error| Failure::of(error, &asking.kept)),
-            Err(_) => break Err(Failure::Silent),
-        }
-    };
-    let progress = asking.kept.progress();
-    let call = asking.take().map(|(_, mut call)| {
-        if answer.as_ref().err().is_none_or(|failure| failure.may_have_cost(progress)) {
-            call.sent();
-        }
-        call
-    });
-    match (answer, call) {
-        (Ok(response), Some(call)) => Ok(Answer { response, call, kept: asking.kept.clone() }),
-        (Ok(_), None) => Err(Failed { failure: Failure::Silent, call: None, ending: Ending::default() }),
-        (Err(failure), call) => Err(Failed { failure, call, ending: reading.ending(&asking.kept) }),
-    }
-}
-
 /// A call that waits for its answer's head. Dropped while it waits, its client has left.
-struct Asking<'a> {
+pub(crate) struct Asking<'a> {
     waiting: Option<(ResponseFuture, OpenCall)>,
     kept: Kept,
+    upstream: &'a Upstream,
     reading: &'a ReadingPlan,
 }
 
+impl<'a> Asking<'a> {
+    /// Sends `request`.
+    pub(crate) fn begin(
+        upstream: &'a Upstream,
+        request: Request<UpstreamBody>,
+        call: OpenCall,
+        kept: Kept,
+        reading: &'a ReadingPlan,
+    ) -> Self {
+        Self { waiting: Some((upstream.request(request), call)), kept, upstream, reading }
+    }
+}
+
 impl Asking<'_> {
+    /// Waits for the answer's head.
+    pub(crate) async fn answer(mut self) -> Result<Answer, Failed> {
+        let answer = loop {
+            match tokio::time::timeout(self.upstream.settings.head_timeout, self.head()).await {
+                // The body is still on its way, and has a timeout of its own.
+                Err(_) if self.kept.progress() != Progress::Ended => {}
+                Ok(answer) => break answer.map_err(|error| Failure::of(error, &self.kept)),
+                Err(_) => break Err(Failure::Silent),
+            }
+        };
+        let progress = self.kept.progress();
+        let call = self.take().map(|(_, mut call)| {
+            if answer.as_ref().err().is_none_or(|failure| failure.may_have_cost(progress)) {
+                call.sent();
+            }
+            call
+        });
+        match (answer, call) {
+            (Ok(response), Some(call)) => Ok(Answer { response, call, kept: self.kept.clone() }),
+            (Ok(_), None) => Err(Failed { failure: Failure::Silent, call: None, ending: Ending::default() }),
+            (Err(failure), call) => Err(Failed { failure, call, ending: self.reading.ending(&self.kept) }),
+        }
+    }
+
     /// The answer's head.
     async fn head(&mut self) -> Result<Response<Incoming>, ClientError> {
         std::future::poll_fn(|context| match &mut self.waiting {

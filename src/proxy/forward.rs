@@ -9,7 +9,7 @@ use http::{Extensions, Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 
-use super::asking::{self, Answer, ReadingPlan};
+use super::asking::{Answer, Asking, ReadingPlan};
 use super::background::Background;
 use super::body::{self, Bounds, Kept, RequestError, Shape, UpstreamBody, View};
 use super::listen::Seat;
@@ -210,7 +210,7 @@ async fn prepare(
     began: Moment,
     admitted: Admitted,
     request: Request<Incoming>,
-) -> Result<Prepared, Refusal> {
+) -> Result<Box<Prepared>, Refusal> {
     let Admitted { wire, operation, consumption, .. } = admitted;
     let upstream = Arc::clone(&admitted.upstream);
     let refusal = |reason, message: String| Refusal { wire, reason, message };
@@ -262,7 +262,8 @@ async fn prepare(
         let (body, kept) = view.into_parts();
         (outgoing, body, kept, None)
     };
-    Ok(Prepared { upstream, wire, operation, consumption, call, intent, outgoing, body, kept, unspliced })
+    let prepared = Prepared { upstream, wire, operation, consumption, call, intent, outgoing, body, kept, unspliced };
+    Ok(Box::new(prepared))
 }
 
 /// Puts the intent into the journal. What cannot be recorded is refused before it costs money, or passes unmetered.
@@ -301,8 +302,8 @@ pub(crate) async fn open(
 }
 
 /// Asks the upstream; once more without `stream_options` where that is what it does not take.
-async fn exchange(proxy: &Arc<Proxy>, prepared: Prepared) -> Response<ReplyBody> {
-    let Prepared { upstream, wire, operation, consumption, call, intent, outgoing, body, kept, unspliced } = prepared;
+async fn exchange(proxy: &Arc<Proxy>, prepared: Box<Prepared>) -> Response<ReplyBody> {
+    let Prepared { upstream, wire, operation, consumption, call, intent, outgoing, body, kept, unspliced } = *prepared;
     // A list or a file that nobody waits for any more; a POST may begin something.
     let is_worth_finishing = consumption != Consumption::None || outgoing.method != Method::GET;
     let reading = ReadingPlan {
@@ -313,37 +314,50 @@ async fn exchange(proxy: &Arc<Proxy>, prepared: Prepared) -> Response<ReplyBody>
         background: background_for(proxy, &upstream, intent.stream).filter(|_| is_worth_finishing),
     };
     let is_spliced = unspliced.is_some();
-    let mut answer = match asking::ask(&upstream, outgoing.with(body), call, kept, &reading).await {
+    let answer = match Asking::begin(&upstream, outgoing.with(body), call, kept, &reading).answer().await {
         Ok(answer) => answer,
         Err(failed) => return failed.reply(&upstream, wire),
     };
-    let status = answer.response.status();
-    let Some((outgoing, unspliced)) = unspliced.filter(|_| status == StatusCode::BAD_REQUEST) else {
-        return pass(proxy, &upstream, answer, None, &reading, is_spliced).await;
-    };
-    answer.call.answered(status.as_u16());
+    match unspliced.filter(|_| answer.response.status() == StatusCode::BAD_REQUEST) {
+        // Seldom, and as large as all the rest: on the heap, not in every call's future.
+        Some(unspliced) => Box::pin(exchange_unspliced(proxy, &upstream, answer, intent, unspliced, &reading)).await,
+        None => pass(proxy, &upstream, answer, None, &reading, is_spliced).reply().await,
+    }
+}
+
+/// Asks once more as the client did, if it is our `stream_options` that `answer` refuses.
+async fn exchange_unspliced(
+    proxy: &Arc<Proxy>,
+    upstream: &Upstream,
+    mut answer: Answer,
+    intent: Intent,
+    (outgoing, unspliced): (Outgoing, Vec<Bytes>),
+    reading: &ReadingPlan,
+) -> Response<ReplyBody> {
+    let wire = reading.wire;
+    answer.call.answered(answer.response.status().as_u16());
     let Some(head) = read_head_of(answer.response.body_mut(), upstream.settings.idle_timeout).await else {
-        return answer.cut_off().reply(&upstream, wire);
+        return answer.cut_off().reply(upstream, wire);
     };
     if !names_stream_options(&head) {
-        return pass(proxy, &upstream, answer, Some(head), &reading, false).await;
+        return pass(proxy, upstream, answer, Some(head), reading, false).reply().await;
     }
     answer.call.close(Outcome::UpstreamError, Ending::default());
     let began = proxy.meter.now();
     let intent = Intent { id: RecordId::new(began.at), started_at: began.at, ..intent };
-    let call = match open(proxy, began, &intent, wire, consumption).await {
+    let call = match open(proxy, began, &intent, wire, reading.consumption).await {
         Ok(call) => call,
         Err(refusal) => return refuse(proxy, &refusal),
     };
     let (body, kept) = body::whole(unspliced.clone(), unspliced);
-    match asking::ask(&upstream, outgoing.with(body), call, kept, &reading).await {
+    match Asking::begin(upstream, outgoing.with(body), call, kept, reading).answer().await {
         Ok(answer) => {
             if answer.response.status().is_success() {
                 upstream.remember_no_stream_usage(intent.model_requested.as_deref(), began.instant);
             }
-            pass(proxy, &upstream, answer, None, &reading, false).await
+            pass(proxy, upstream, answer, None, reading, false).reply().await
         }
-        Err(failed) => failed.reply(&upstream, wire),
+        Err(failed) => failed.reply(upstream, wire),
     }
 }
 
@@ -378,14 +392,14 @@ fn names_stream_options(error: &[u8]) -> bool {
 }
 
 /// Passes an answer on: its head now, its body as it comes.
-pub(crate) async fn pass(
+pub(crate) fn pass(
     proxy: &Proxy,
     upstream: &Upstream,
     answer: Answer,
     head: Option<Bytes>,
     reading: &ReadingPlan,
     is_spliced: bool,
-) -> Response<ReplyBody> {
+) -> Passing {
     let Answer { response, mut call, kept } = answer;
     let is_event_stream = response
         .headers()
@@ -420,16 +434,29 @@ pub(crate) async fn pass(
         journal: Arc::clone(proxy.meter.journal()),
         on_failure: proxy.settings.on_failure,
     };
-    let mut tap = Tap::new(head, body, watch, settings);
-    if let Err(error) = tap.head_may_go().await {
-        tracing::error!(
-            error = &error as &dyn std::error::Error,
-            "an answer without a body is held back: its record may be lost"
-        );
-        let message = "the call was made, but its record could not be written";
-        return reply::failed(reading.wire, StatusCode::BAD_GATEWAY, "journal", message, record);
-    }
-    let mut response = Response::from_parts(parts, ReplyBody::Tap(Box::new(tap)));
+    let mut response = Response::from_parts(parts, Box::new(Tap::new(head, body, watch, settings)));
     reply::tell_record(&mut response, record);
-    response
+    Passing { response, wire: reading.wire, record }
+}
+
+/// An answer that may go on its way, or must wait for its record.
+pub(crate) struct Passing {
+    response: Response<Box<Tap>>,
+    wire: &'static dyn Wire,
+    record: Option<RecordId>,
+}
+
+impl Passing {
+    /// What the client gets, once its head may go.
+    pub(crate) async fn reply(mut self) -> Response<ReplyBody> {
+        if let Err(error) = self.response.body_mut().head_may_go().await {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "an answer without a body is held back: its record may be lost"
+            );
+            let message = "the call was made, but its record could not be written";
+            return reply::failed(self.wire, StatusCode::BAD_GATEWAY, "journal", message, self.record);
+        }
+        self.response.map(ReplyBody::Tap)
+    }
 }

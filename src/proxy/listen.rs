@@ -8,12 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::opening::Opened;
+use super::reply::ReplyBody;
 use super::{Proxy, forward};
 
 /// HTTP/2 streams a connection.
@@ -113,44 +117,68 @@ async fn connection(proxy: Arc<Proxy>, stream: TcpStream, mut draining: watch::R
             async move { Ok::<_, Infallible>(call.await) }
         })
     };
-    let builder = builder(&proxy.settings);
-    let mut serving = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
-    // hyper-util waits for ever for the bytes that tell HTTP/1 from HTTP/2, and HTTP/2 for a first request.
-    let mut first_request = pin!(tokio::time::sleep(proxy.settings.header_read_timeout));
-    let mut is_first_awaited = true;
-    let mut is_draining = false;
-    let ended = loop {
-        tokio::select! {
-            ended = serving.as_mut() => break ended,
-            () = first_request.as_mut(), if is_first_awaited => {
-                is_first_awaited = false;
-                if !has_begun.load(Ordering::Relaxed) {
-                    return;
-                }
-            }
-            _ = draining.wait_for(|draining| *draining), if !is_draining => {
-                is_draining = true;
-                serving.as_mut().graceful_shutdown();
-            }
-        }
+    let settings = &proxy.settings;
+    // A first request that is there is answered, also while draining.
+    let opened = tokio::select! {
+        biased;
+        opened = tokio::time::timeout(settings.header_read_timeout, Opened::new(stream)) => opened,
+        _ = draining.wait_for(|draining| *draining) => return,
     };
-    if let Err(error) = ended {
-        tracing::debug!(error = &*error, "a connection broke off");
+    let served = match opened {
+        // Seldom, and large.
+        Ok(Ok(opened)) if opened.is_http2() => {
+            Box::pin(serve_http2(settings, opened, service, draining, &has_begun)).await
+        }
+        Ok(Ok(opened)) => serve_http1(settings, opened, service, draining).await,
+        Ok(Err(_)) | Err(_) => Ok(()),
+    };
+    if let Err(error) = served {
+        tracing::debug!(error = &error as &dyn std::error::Error, "a connection broke off");
     }
     drop(seat);
 }
 
-fn builder(settings: &super::Settings) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
+/// Serves HTTP/1.1 on a connection.
+async fn serve_http1<S>(
+    settings: &super::Settings,
+    opened: Opened,
+    service: S,
+    mut draining: watch::Receiver<bool>,
+) -> hyper::Result<()>
+where
+    S: Service<Request<Incoming>, Response = Response<ReplyBody>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(settings.header_read_timeout)
         .max_buf_size(settings.header_bytes_max)
         .max_headers(HTTP1_HEADERS_MAX)
-        .auto_date_header(false);
-    builder
-        .http2()
+        .auto_date_header(false)
+        .serve_connection(opened, service)
+        .with_upgrades();
+    let mut serving = pin!(serving);
+    tokio::select! {
+        served = serving.as_mut() => return served,
+        _ = draining.wait_for(|draining| *draining) => {}
+    }
+    serving.as_mut().graceful_shutdown();
+    serving.await
+}
+
+/// Serves HTTP/2 on a connection; one on which no request `has_begun` for as long as a head may take is closed.
+async fn serve_http2<S>(
+    settings: &super::Settings,
+    opened: Opened,
+    service: S,
+    mut draining: watch::Receiver<bool>,
+    has_begun: &AtomicBool,
+) -> hyper::Result<()>
+where
+    S: Service<Request<Incoming>, Response = Response<ReplyBody>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    let serving = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
         .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
@@ -159,6 +187,20 @@ fn builder(settings: &super::Settings) -> auto::Builder<TokioExecutor> {
         .max_local_error_reset_streams(HTTP2_LOCAL_RESETS_MAX)
         .max_header_list_size(u32::try_from(settings.header_bytes_max).unwrap_or(u32::MAX))
         .keep_alive_interval(Duration::from_secs(20))
-        .auto_date_header(false);
-    builder
+        .auto_date_header(false)
+        .serve_connection(opened, service);
+    let mut serving = pin!(serving);
+    let first_request = async {
+        tokio::time::sleep(settings.header_read_timeout).await;
+        if has_begun.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        served = serving.as_mut() => return served,
+        () = first_request => return Ok(()),
+        _ = draining.wait_for(|draining| *draining) => {}
+    }
+    serving.as_mut().graceful_shutdown();
+    serving.await
 }

@@ -88,7 +88,7 @@ pub(crate) async fn open(
     };
     if answer.response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let upgrade = answer.response.headers().get(UPGRADE).cloned();
-        let mut response = forward::pass(proxy, &upstream, answer, None, &reading, false).await;
+        let mut response = forward::pass(proxy, &upstream, answer, None, &reading, false).reply().await;
         if let Some(upgrade) = upgrade.filter(|_| response.status() == StatusCode::UPGRADE_REQUIRED) {
             upgrades_to(response.headers_mut(), upgrade);
         }
