@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
@@ -23,6 +24,7 @@ TOOLS = WORK / "harness"
 MOCK = "http://127.0.0.1:9100"
 HYPER = "http://127.0.0.1:9204"
 TOKENMETER = "http://127.0.0.1:9208/openai"
+READY = "http://127.0.0.1:9209/readyz"
 
 
 def prepare():
@@ -68,9 +70,9 @@ def configuration(name, ledger='durability = "process"', rest="", keeps=False):
 class Server:
     """A server that runs while its `with` block does."""
 
-    def __init__(self, label, command, url, env=None, probe=()):
+    def __init__(self, label, command, url, env=None, probe=(), ready_url=None):
         self.label, self.command, self.url = label, [str(part) for part in command], url
-        self.env, self.probe = env, probe
+        self.env, self.probe, self.ready_url = env, probe, ready_url
 
     def __enter__(self):
         log = open(WORK / f"{self.label}.log", "w")
@@ -78,7 +80,7 @@ class Server:
         self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=environment)
         self.pid = self.process.pid
         for _ in range(600):
-            answers = self.load("--requests", 1, "--conns", 1, *self.probe, quiet=True).get("ok")
+            answers = self.is_ready()
             time.sleep(0.1)
             # Whoever answers may be another, where the port was taken.
             if self.process.poll() is not None:
@@ -87,6 +89,15 @@ class Server:
                 return self
         self.__exit__()
         sys.exit(f"{self.label} does not serve {self.url}; see {log.name}")
+
+    def is_ready(self):
+        """Whether a call is answered, or, to know a server that has had none, the URL that says so."""
+        if not self.ready_url:
+            return self.load("--requests", 1, "--conns", 1, *self.probe, quiet=True).get("ok")
+        try:
+            return urllib.request.urlopen(self.ready_url).status == 200
+        except OSError:
+            return False
 
     def __exit__(self, *_):
         self.process.send_signal(signal.SIGTERM)
