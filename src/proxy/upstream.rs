@@ -128,7 +128,8 @@ const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(50);
 /// A configured endpoint and its connections.
 pub(crate) struct Upstream {
     pub(crate) settings: Settings,
-    clients: Vec<Client<Connector, UpstreamBody>>,
+    /// Of boxed bodies: hyper keeps room for 32 requests with each connection.
+    clients: Vec<Client<Connector, Box<UpstreamBody>>>,
     turn: AtomicUsize,
     /// For connections of their own, over HTTP/1.1 whatever the others speak.
     tunnels: Connector,
@@ -172,7 +173,7 @@ impl Upstream {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let client = self.clients.get(turn % self.clients.len().max(1)).or(self.clients.first());
         #[expect(clippy::expect_used, reason = "`new` makes at least one client")]
-        client.expect("an upstream has a client").request(request)
+        client.expect("an upstream has a client").request(request.map(Box::new))
     }
 
     /// Posts JSON of our own to `path` on its host, with the credential that is configured; `None` where it cannot be
