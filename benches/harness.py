@@ -25,6 +25,7 @@ MOCK = "http://127.0.0.1:9100"
 HYPER = "http://127.0.0.1:9204"
 TOKENMETER = "http://127.0.0.1:9208/openai"
 READY = "http://127.0.0.1:9209/readyz"
+DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def prepare():
@@ -95,7 +96,7 @@ class Server:
         if not self.ready_url:
             return self.load("--requests", 1, "--conns", 1, *self.probe, quiet=True).get("ok")
         try:
-            return urllib.request.urlopen(self.ready_url).status == 200
+            return DIRECTLY.open(self.ready_url, timeout=1).status == 200
         except OSError:
             return False
 

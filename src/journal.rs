@@ -50,6 +50,9 @@ pub const BYTES_MAX_LEAST: u64 = 1 << 20;
 /// So many segments at least make a full journal: what is applied is deleted by whole segments.
 const SEGMENTS_LEAST: u64 = 8;
 
+/// With less room left no call is taken: an intent takes about as much.
+const ROOM_MIN: u64 = 1 << 10;
+
 /// Where the journal is and how lasting. `config` fills it.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -412,7 +415,7 @@ impl Journal {
     pub fn lasts(&self) -> Option<Duration> {
         let left = self.bytes_max().saturating_sub(self.bytes());
         // One that fills at once is full before a rate is known.
-        if left == 0 { Some(Duration::ZERO) } else { self.syncing.append_rate()?.lasts(left) }
+        if left < ROOM_MIN { Some(Duration::ZERO) } else { self.syncing.append_rate()?.lasts(left) }
     }
 
     /// Frames that wait for a disk that takes its time.

@@ -217,6 +217,11 @@ mod tests {
         let half = estimated(text.len() / 2);
         assert_eq!(half.method, "o200k+extrapolated");
         assert!(half.low < whole.low - 50 && half.high > whole.high + 50, "{half:?} {whole:?}");
+        // Another vendor's tokens are half as many again.
+        let (tokenizers, model) = (Tokenizers::new(Vec::new(), text.len() / 2), "claude-opus-4-7");
+        let measured = measure(&prompt, Operation::Chat, &tokenizers.counter("anthropic", model), "anthropic");
+        let share = measured.extrapolated * 100 / measured.tokens;
+        assert!((45..=52).contains(&share) && measured.tokens > 250, "{share} % of {measured:?}");
     }
 
     #[test]

@@ -160,8 +160,9 @@ pub struct Estimate {
     pub low: u64,
     /// Total tokens that the truth is unlikely to be above.
     pub high: u64,
-    /// How it was counted: by which tokenizer, `o200k` or `cl100k` or another's name, or by `bytes` alone. With
-    /// `+calibrated` behind it where calls with reported usage have corrected the count.
+    /// How it was counted: by which tokenizer, `o200k` or `cl100k` or another's name, or by `bytes` alone. Behind it
+    /// `+extrapolated` where a part of the text was not looked at, then `+calibrated` where calls with reported usage have
+    /// corrected the count.
     pub method: String,
     /// So many such calls, of the same upstream, model and operation. 0: the count is as a rule makes it, and the band is
     /// what such rules are off by.

@@ -2,10 +2,11 @@
 //!
 //! The runtime knows how much of the time its threads were at work. Where hardly any was left, calls of teams beyond their
 //! share begin later, so much that a tenth is left and the others' calls find a thread at once. Nothing is refused. As long
-//! as cores keep up, or one team has the server to itself, nobody waits.
+//! as threads keep up, or one team has the server to itself, nobody waits. A thread that is kept from its core by another
+//! process, or held up by a disk, is at work too: it has no time for calls.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ const DELAY_MAX: Duration = Duration::from_secs(2);
 const CALLS_MIN: u64 = 16;
 /// Time in which half of a team's calls are forgotten.
 const HALF_LIFE: Duration = Duration::from_millis(100);
+/// How long a team that makes no call is still one of those that share.
+const SHARES_FOR: Duration = Duration::from_secs(10);
 
 /// Who waits, and how long.
 #[derive(Debug)]
@@ -35,8 +38,6 @@ pub(crate) struct Fairness {
     /// When to look next, and how long who makes too many calls is to wait, in microseconds.
     next_look: AtomicU64,
     delay: AtomicU64,
-    /// Whether anybody has waited since.
-    has_delayed: AtomicBool,
     /// When was looked, and how long the threads had been at work by then.
     looked: Mutex<(Instant, Duration)>,
     shares: Mutex<Shares>,
@@ -51,7 +52,6 @@ impl Fairness {
             began,
             next_look: AtomicU64::new(0),
             delay: AtomicU64::new(0),
-            has_delayed: AtomicBool::new(false),
             looked: Mutex::new((began, Duration::ZERO)),
             shares: Mutex::new(Shares::default()),
         }
@@ -67,11 +67,7 @@ impl Fairness {
             return None;
         }
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        if !shares.is_beyond(team, now) {
-            return None;
-        }
-        self.has_delayed.store(true, Ordering::Relaxed);
-        Some(Duration::from_micros(delay))
+        shares.is_beyond(team, now).then_some(Duration::from_micros(delay))
     }
 
     /// Whether the one who asks is to look.
@@ -89,19 +85,23 @@ impl Fairness {
         let (looked_at, had_worked) = std::mem::replace(&mut *looked, (now, worked));
         let passed = now.saturating_duration_since(looked_at);
         let before = Duration::from_micros(self.delay.load(Ordering::Relaxed));
-        let worked = worked.saturating_sub(had_worked).as_micros().saturating_mul(100);
-        let whole = passed.as_micros().saturating_mul(u128::try_from(threads).unwrap_or(1));
-        let is_busy = worked > whole.saturating_mul(BUSY_PER_CENT_MAX);
-        let has_delayed = self.has_delayed.swap(false, Ordering::Relaxed);
-        let next = if passed > LOOK_LASTS { Duration::ZERO } else { next_delay(before, is_busy, has_delayed) };
+        let is_busy = is_busy(worked.saturating_sub(had_worked), passed, threads);
+        let have_waited = self.shares.lock().unwrap_or_else(PoisonError::into_inner).have_waited();
+        let next = if passed > LOOK_LASTS { Duration::ZERO } else { next_delay(before, is_busy, have_waited) };
         self.delay.store(micros(next), Ordering::Relaxed);
     }
 }
 
-/// The delay behind one of `before` that left the threads too busy, or did not. Where nobody had to wait, a longer one would
-/// have changed nothing.
-fn next_delay(before: Duration, is_busy: bool, has_delayed: bool) -> Duration {
-    match (is_busy, has_delayed) {
+/// Whether so many threads, at work for `worked` in all, have been too busy in the time that `passed`.
+fn is_busy(worked: Duration, passed: Duration, threads: usize) -> bool {
+    let whole = passed.as_micros().saturating_mul(u128::try_from(threads).unwrap_or(1));
+    worked.as_micros().saturating_mul(100) > whole.saturating_mul(BUSY_PER_CENT_MAX)
+}
+
+/// The delay behind one of `before` that left the threads too busy, or did not. Where hardly anybody had to wait, a longer
+/// one would have changed nothing.
+fn next_delay(before: Duration, is_busy: bool, have_waited: bool) -> Duration {
+    match (is_busy, have_waited) {
         (true, true) => (before + before / 4).clamp(DELAY_MIN, DELAY_MAX),
         (true, false) => before.max(DELAY_MIN),
         (false, _) => Some(before.saturating_sub(before / 8)).filter(|less| *less >= DELAY_MIN).unwrap_or_default(),
@@ -111,24 +111,39 @@ fn next_delay(before: Duration, is_busy: bool, has_delayed: bool) -> Duration {
 /// Calls of each team, of late.
 #[derive(Debug, Default)]
 struct Shares {
-    calls: HashMap<TeamId, u64>,
+    teams: HashMap<TeamId, Calls>,
     all: u64,
     halved_at: Option<Instant>,
+    /// Calls since it was looked, and those of them that had to wait.
+    came: u64,
+    waited: u64,
+}
+
+#[derive(Debug)]
+struct Calls {
+    count: u64,
+    last: Instant,
 }
 
 impl Shares {
-    /// Counts a call of `team`. Whether it makes more than its share: a quarter more than each would of all, were all alike.
+    /// Counts a call of `team`. Whether it makes more than its share, by so much that it is no chance: three standard
+    /// deviations, and a quarter.
     fn is_beyond(&mut self, team: &TeamId, now: Instant) -> bool {
         self.forget(now);
         self.all = self.all.saturating_add(1);
-        let calls = self.calls.entry(team.clone()).or_default();
-        *calls = calls.saturating_add(1);
-        let calls = *calls;
-        let teams = u64::try_from(self.calls.len()).unwrap_or(u64::MAX);
-        calls >= CALLS_MIN && calls.saturating_mul(teams) > self.all.saturating_add(self.all / 4)
+        self.came = self.came.saturating_add(1);
+        let calls = self.teams.entry(team.clone()).or_insert(Calls { count: 0, last: now });
+        calls.count = calls.count.saturating_add(1);
+        calls.last = now;
+        let count = calls.count;
+        let share = self.all / u64::try_from(self.teams.len()).unwrap_or(u64::MAX).max(1);
+        let most = share.saturating_add(share / 4).saturating_add(share.isqrt().saturating_mul(3));
+        let is_beyond = count >= CALLS_MIN && count > most;
+        self.waited = self.waited.saturating_add(u64::from(is_beyond));
+        is_beyond
     }
 
-    /// A team of which nothing is left is none of those that share.
+    /// Half of the calls of each half-life; a team shares until it has made none for long.
     fn forget(&mut self, now: Instant) {
         let halved_at = *self.halved_at.get_or_insert(now);
         let halves = now.saturating_duration_since(halved_at).as_millis() / HALF_LIFE.as_millis();
@@ -137,11 +152,17 @@ impl Shares {
         }
         self.halved_at = Some(now);
         let halves = u32::try_from(halves).unwrap_or(u32::MAX);
-        self.calls.retain(|_, calls| {
-            *calls = calls.checked_shr(halves).unwrap_or(0);
-            *calls > 0
+        self.teams.retain(|_, calls| {
+            calls.count = calls.count.checked_shr(halves).unwrap_or(0);
+            now.saturating_duration_since(calls.last) < SHARES_FOR
         });
-        self.all = self.calls.values().fold(0, |sum, calls| sum.saturating_add(*calls));
+        self.all = self.teams.values().fold(0, |sum, calls| sum.saturating_add(calls.count));
+    }
+
+    /// Whether so many calls have had to wait since it was last asked that a longer wait would change something.
+    fn have_waited(&mut self) -> bool {
+        let (came, waited) = (std::mem::take(&mut self.came), std::mem::take(&mut self.waited));
+        waited > 0 && waited.saturating_mul(8) >= came
     }
 }
 
@@ -150,6 +171,7 @@ fn micros(duration: Duration) -> u64 {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_arithmetic, clippy::float_cmp, reason = "shares are for people to read")]
 mod tests {
     use super::*;
 
@@ -157,43 +179,65 @@ mod tests {
         TeamId::parse(name).unwrap()
     }
 
-    /// Of so many calls of each, made in turns: how many were beyond their team's share.
-    fn beyond(calls: &[(&str, u32)], shares: &mut Shares, now: Instant) -> HashMap<String, u32> {
-        let most = calls.iter().map(|(_, count)| *count).max().unwrap();
-        let mut beyond = HashMap::new();
-        for turn in 0..most {
-            for (name, count) in calls {
-                // As evenly as they come.
-                let due = |turn: u32| u64::from(turn) * u64::from(*count) / u64::from(most);
-                if due(turn + 1) > due(turn) {
-                    *beyond.entry((*name).to_owned()).or_default() += u32::from(shares.is_beyond(&team(name), now));
-                }
-            }
+    /// Of so many calls a second of each team, that come by chance within `seconds`: the share that was beyond its team's.
+    fn beyond(rates: &[(&str, u32)], seconds: u32, shares: &mut Shares, now: Instant) -> HashMap<String, f64> {
+        let all: u32 = rates.iter().map(|(_, rate)| rate).sum();
+        let (mut seed, mut came) = (1_u64, HashMap::new());
+        for call in 0..all * seconds {
+            // Knuth's MMIX generator; its upper bits are the better ones.
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let mut chosen = u32::try_from(seed >> 33).unwrap() % all;
+            let mut of_rate = |rate: u32| chosen.checked_sub(rate).map(|left| chosen = left).is_none();
+            let (name, _) = rates.iter().find(|(_, rate)| of_rate(*rate)).unwrap();
+            let is_beyond = shares.is_beyond(&team(name), now + Duration::from_secs(1) * call / all);
+            let (beyond, calls) = came.entry((*name).to_owned()).or_insert((0.0, 0.0));
+            (*beyond, *calls) = (*beyond + f64::from(u8::from(is_beyond)), *calls + 1.0);
         }
-        beyond
+        came.into_iter().map(|(name, (beyond, calls))| (name, beyond / calls)).collect()
     }
 
     #[test]
     fn who_makes_more_than_a_share_is_beyond_it_and_nobody_else() {
         let now = Instant::now();
-        let flood = beyond(&[("flood", 1_000), ("calm", 50)], &mut Shares::default(), now);
-        assert!(flood["flood"] > 950 && flood["calm"] == 0, "{flood:?}");
-        let alike = beyond(&[("a", 500), ("b", 500), ("c", 480)], &mut Shares::default(), now);
-        assert!(alike.values().all(|beyond| *beyond == 0), "{alike:?}");
-        let alone = beyond(&[("one", 1_000)], &mut Shares::default(), now);
-        assert_eq!(alone["one"], 0, "a team that is alone takes nothing from another");
-        let two = beyond(&[("a", 500), ("b", 500), ("c", 10), ("d", 10)], &mut Shares::default(), now);
-        assert!(two["a"] > 400 && two["b"] > 400 && two["c"] + two["d"] == 0, "{two:?}");
+        for calm in [1, 5, 50, 500] {
+            let flood = beyond(&[("flood", 5_000), ("calm", calm)], 4, &mut Shares::default(), now);
+            assert!(flood["flood"] > 0.8 && flood["calm"] == 0.0, "beside {calm} calls a second: {flood:?}");
+        }
+        let two = beyond(&[("a", 500), ("b", 500), ("c", 10), ("d", 10)], 4, &mut Shares::default(), now);
+        assert!(two["a"] > 0.8 && two["b"] > 0.8 && two["c"] + two["d"] == 0.0, "{two:?}");
+        let alone = beyond(&[("one", 5_000)], 4, &mut Shares::default(), now);
+        assert_eq!(alone["one"], 0.0, "a team that is alone takes nothing from another");
+    }
+
+    #[test]
+    fn teams_that_are_alike_hardly_wait_and_never_longer() {
+        let names: Vec<String> = (0..100).map(|number| format!("team-{number}")).collect();
+        for (teams, rate) in [(2, 2_000), (5, 400), (10, 200), (20, 150), (100, 200)] {
+            let rates: Vec<(&str, u32)> = names.iter().take(teams).map(|name| (name.as_str(), rate)).collect();
+            let mut shares = Shares::default();
+            let alike = beyond(&rates, 2, &mut shares, Instant::now());
+            let mean = alike.values().sum::<f64>() / f64::from(u32::try_from(teams).unwrap());
+            assert!(mean < 0.02, "{teams} teams of {rate} calls a second: {mean}");
+            assert!(!shares.have_waited(), "the delay would grow");
+        }
     }
 
     #[test]
     fn what_was_long_ago_is_forgotten() {
         let (mut shares, now) = (Shares::default(), Instant::now());
-        beyond(&[("flood", 1_000), ("calm", 50)], &mut shares, now);
-        assert!(shares.is_beyond(&team("flood"), now + HALF_LIFE));
-        let later = now + HALF_LIFE * 12;
-        assert!(!shares.is_beyond(&team("flood"), later), "alone again");
-        assert_eq!((shares.calls.len(), shares.all), (1, 1), "a team that makes no calls takes no memory");
+        beyond(&[("flood", 1_000), ("calm", 50)], 1, &mut shares, now);
+        assert!(shares.have_waited() && !shares.have_waited(), "what was asked is over");
+        let later = now + SHARES_FOR * 2;
+        assert!((0..1_000).all(|_| !shares.is_beyond(&team("flood"), later)), "alone again");
+        assert_eq!((shares.teams.len(), shares.all), (1, 1_000), "a team that makes no calls takes no memory");
+    }
+
+    #[test]
+    fn threads_are_too_busy_beyond_nine_tenths_of_the_time() {
+        let passed = Duration::from_millis(20);
+        assert!(!is_busy(Duration::from_millis(36), passed, 2));
+        assert!(is_busy(Duration::from_micros(36_001), passed, 2));
+        assert!(!is_busy(Duration::ZERO, Duration::ZERO, 2));
     }
 
     #[test]
@@ -213,14 +257,19 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn the_flood_waits_once_the_threads_were_too_busy_and_not_for_what_was_long_before() {
+    async fn a_flood_waits_once_the_threads_were_too_busy_and_not_for_what_was_long_before() {
         let fairness = Fairness::new();
-        let now = fairness.began;
-        assert!(fairness.is_due(now) && !fairness.is_due(now) && fairness.is_due(now + LOOK_EVERY));
-        let flooding = |at| (0..20).filter_map(|_| fairness.delay(&team("flood"), at)).next_back();
-        assert_eq!((fairness.delay(&team("calm"), now), flooding(now)), (None, None));
-        fairness.delay.store(micros(DELAY_MIN), Ordering::Relaxed);
-        let busy_at = now + LOOK_EVERY;
+        let began = fairness.began;
+        assert!(fairness.is_due(began) && !fairness.is_due(began) && fairness.is_due(began + LOOK_EVERY));
+        let work = Duration::from_millis(100);
+        let tasks = tokio_util::task::TaskTracker::new();
+        tasks.spawn(async move { std::thread::sleep(work) }).await.unwrap();
+        // It is counted when the thread has nothing more to do.
+        while fairness.runtime.worker_total_busy_duration(0) < work {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let flooding = |at| (0..100).filter_map(|_| fairness.delay(&team("flood"), at)).next_back();
+        let busy_at = began + work;
         assert_eq!((fairness.delay(&team("calm"), busy_at), flooding(busy_at)), (None, Some(DELAY_MIN)));
         assert_eq!(flooding(busy_at + LOOK_EVERY + LOOK_LASTS), None);
     }

@@ -118,32 +118,44 @@ async fn connection(proxy: Arc<Proxy>, stream: TcpStream, mut draining: watch::R
         })
     };
     let settings = &proxy.settings;
+    // hyper waits for ever for HTTP/2's first request, and for the first of HTTP/1.1 only from here on.
+    let first_request_by = tokio::time::Instant::now() + settings.header_read_timeout;
     // A first request that is there is answered, also while draining.
     let opened = tokio::select! {
         biased;
-        opened = tokio::time::timeout(settings.header_read_timeout, Opened::new(stream)) => opened,
+        opened = Opened::new(stream) => opened,
+        () = tokio::time::sleep_until(first_request_by) => return,
         _ = draining.wait_for(|draining| *draining) => return,
     };
-    let served = match opened {
-        // Seldom, and large.
-        Ok(Ok(opened)) if opened.is_http2() => {
-            Box::pin(serve_http2(settings, opened, service, draining, &has_begun)).await
+    let no_request = async {
+        tokio::time::sleep_until(first_request_by).await;
+        if has_begun.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
         }
-        Ok(Ok(opened)) => serve_http1(settings, opened, service, draining).await,
-        Ok(Err(_)) | Err(_) => Ok(()),
     };
-    if let Err(error) = served {
-        tracing::debug!(error = &error as &dyn std::error::Error, "a connection broke off");
+    let broke_off = |error: &(dyn std::error::Error + 'static)| tracing::debug!(error, "a connection broke off");
+    match opened {
+        Ok(opened) if opened.is_http2() => {
+            // Seldom, and large.
+            let served = Box::pin(serve_http2(settings, opened, service, draining, no_request)).await;
+            served.unwrap_or_else(|error| broke_off(&error));
+        }
+        Ok(opened) => {
+            let served = serve_http1(settings, opened, service, draining, no_request).await;
+            served.unwrap_or_else(|error| broke_off(&error));
+        }
+        Err(error) => broke_off(&error),
     }
     drop(seat);
 }
 
-/// Serves HTTP/1.1 on a connection.
+/// Serves HTTP/1.1 on a connection, which is closed where `no_request` has come in time.
 async fn serve_http1<S>(
     settings: &super::Settings,
     opened: Opened,
     service: S,
     mut draining: watch::Receiver<bool>,
+    no_request: impl Future<Output = ()>,
 ) -> hyper::Result<()>
 where
     S: Service<Request<Incoming>, Response = Response<ReplyBody>, Error = Infallible>,
@@ -159,20 +171,23 @@ where
         .with_upgrades();
     let mut serving = pin!(serving);
     tokio::select! {
+        // What has come is looked at before idle connections are closed.
+        biased;
         served = serving.as_mut() => return served,
+        () = no_request => return Ok(()),
         _ = draining.wait_for(|draining| *draining) => {}
     }
     serving.as_mut().graceful_shutdown();
     serving.await
 }
 
-/// Serves HTTP/2 on a connection; one on which no request `has_begun` for as long as a head may take is closed.
+/// Serves HTTP/2 on a connection, which is closed where `no_request` has come in time.
 async fn serve_http2<S>(
     settings: &super::Settings,
     opened: Opened,
     service: S,
     mut draining: watch::Receiver<bool>,
-    has_begun: &AtomicBool,
+    no_request: impl Future<Output = ()>,
 ) -> hyper::Result<()>
 where
     S: Service<Request<Incoming>, Response = Response<ReplyBody>, Error = Infallible>,
@@ -190,15 +205,10 @@ where
         .auto_date_header(false)
         .serve_connection(opened, service);
     let mut serving = pin!(serving);
-    let first_request = async {
-        tokio::time::sleep(settings.header_read_timeout).await;
-        if has_begun.load(Ordering::Relaxed) {
-            std::future::pending::<()>().await;
-        }
-    };
     tokio::select! {
+        biased;
         served = serving.as_mut() => return served,
-        () = first_request => return Ok(()),
+        () = no_request => return Ok(()),
         _ = draining.wait_for(|draining| *draining) => {}
     }
     serving.as_mut().graceful_shutdown();

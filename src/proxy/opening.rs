@@ -95,8 +95,8 @@ mod tests {
 
     use super::*;
 
-    /// What is told of `parts`, sent one by one, and read again of them.
-    async fn opened(parts: &[&[u8]]) -> (bool, Vec<u8>) {
+    /// What is told of `parts`, sent one by one, and read again of them in pieces of so many bytes.
+    async fn opened(parts: &[&[u8]], piece: usize) -> (bool, Vec<u8>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let sending = async {
@@ -111,25 +111,32 @@ mod tests {
             let (stream, _) = listener.accept().await.unwrap();
             let opened = Opened::new(stream).await.unwrap();
             let is_http2 = opened.is_http2();
-            let mut read = Vec::new();
-            TokioIo::new(opened).read_to_end(&mut read).await.unwrap();
-            (is_http2, read)
+            let (mut opened, mut read, mut room) = (TokioIo::new(opened), Vec::new(), vec![0; piece]);
+            loop {
+                match opened.read(&mut room).await.unwrap() {
+                    0 => return (is_http2, read),
+                    count => read.extend_from_slice(&room[..count]),
+                }
+            }
         };
         tokio::join!(sending, reading).1
     }
+
     #[tokio::test]
     async fn http2_is_told_by_all_of_its_preface_and_nothing_is_lost() {
         let whole = [&PREFACE[..], b"frames"].concat();
         let bytes: Vec<&[u8]> = whole.chunks(1).collect();
         for parts in [&[&whole[..]][..], &[&whole[..3], &whole[3..]], &bytes] {
-            assert_eq!(opened(parts).await, (true, whole.clone()));
+            for piece in [7, PREFACE.len(), 8192] {
+                assert_eq!(opened(parts, piece).await, (true, whole.clone()), "in pieces of {piece}");
+            }
         }
         for other in
             [&b"POST /v1/chat HTTP/1.1\r\nhost: x\r\n\r\n"[..], b"PRI * HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0", b"G", b""]
         {
             let bytes: Vec<&[u8]> = other.chunks(1).collect();
             for parts in [&[other][..], &bytes] {
-                assert_eq!(opened(parts).await, (false, other.to_vec()), "{}", other.escape_ascii());
+                assert_eq!(opened(parts, 7).await, (false, other.to_vec()), "{}", other.escape_ascii());
             }
         }
     }

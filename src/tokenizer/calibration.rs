@@ -14,7 +14,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use self::errors::{Errors, Share};
 use self::of_key::{Kept, OfKey};
 use super::measured::{Measured, Rule};
-use super::{BY_LENGTH, together};
+use super::{BY_LENGTH, scaled, together};
 use crate::ids::UpstreamName;
 use crate::operation::Operation;
 
@@ -178,7 +178,11 @@ impl Calibration {
         let share = share.unwrap_or_else(|| prior_share(measured.rule, measured.method));
         // What nobody can count here nobody could learn of either.
         let share = if measured.has_unseen { share.max(SCALED_PRIOR) } else { share };
-        let (low, high) = band(share, tokens, measured.extrapolated);
+        let extrapolated = match measured.extrapolated {
+            0 => 0,
+            extrapolated => scaled(extrapolated, tokens, measured.tokens),
+        };
+        let (low, high) = band(share, tokens, extrapolated);
         Prediction { tokens, low, high, observations }
     }
 

@@ -62,7 +62,7 @@ pub(super) struct Tally<'a> {
     count: &'a dyn Fn(&str) -> Counted,
     method: Cell<&'static str>,
     extrapolated: Cell<u64>,
-    known: RefCell<HashMap<u64, Counted>>,
+    known: RefCell<HashMap<(usize, u64), Counted>>,
 }
 
 impl<'a> Tally<'a> {
@@ -76,7 +76,7 @@ impl<'a> Tally<'a> {
         if text.is_empty() {
             return 0;
         }
-        let counted = *self.known.borrow_mut().entry(hash(text)).or_insert_with(|| (self.count)(text));
+        let counted = *self.known.borrow_mut().entry((text.len(), hash(text))).or_insert_with(|| (self.count)(text));
         if counted.method == BY_LENGTH {
             self.method.set(BY_LENGTH);
         }
@@ -102,13 +102,16 @@ pub(super) fn measure_with(
     let mut measured = features(tally, prompt);
     measured.method = tally.method.get();
     measured.extrapolated = tally.extrapolated.take();
-    match openai::Family::of(model) {
-        Some(family) => {
-            measured.rule = Rule::Exact;
-            measured.tokens = openai::tokens(tally, prompt, operation, family, model);
-            measured.extrapolated = tally.extrapolated.take();
+    if let Some(family) = openai::Family::of(model) {
+        measured.rule = Rule::Exact;
+        measured.tokens = openai::tokens(tally, prompt, operation, family, model);
+        measured.extrapolated = tally.extrapolated.take();
+    } else {
+        measured.tokens = vendors::tokens(&measured, prompt, model, provider);
+        let counted = [measured.text, measured.tools, measured.schema].into_iter().fold(0, u64::saturating_add);
+        if measured.extrapolated > 0 {
+            measured.extrapolated = scaled(measured.extrapolated, measured.tokens, counted);
         }
-        None => measured.tokens = vendors::tokens(&measured, prompt, model, provider),
     }
     measured.tokens = measured.tokens.saturating_add(prompt.tokens);
     measured.method = tally.method.get();

@@ -199,12 +199,13 @@ fn any_count() -> impl Strategy<Value = u64> {
 
 prop_compose! {
     fn any_prompt()(
-        counts in prop::array::uniform9(any_count()),
+        counts in prop::array::uniform8(any_count()),
+        extrapolated in prop_oneof![9 => Just(0), 1 => any_count()],
         is_exact: bool,
         has_unseen in prop::bool::weighted(0.1),
         scaffold in 0_u64..40,
     ) -> Measured {
-        let [tokens, extrapolated, text, messages, calls, tools, tool_count, schema, images] = counts;
+        let [tokens, text, messages, calls, tools, tool_count, schema, images] = counts;
         let rule = if is_exact { Rule::Exact } else { Rule::Scaled };
         let unseen = Measured { extrapolated, has_unseen, ..Measured::default() };
         Measured { tokens, method: "o200k", rule, text, messages, calls, tools, tool_count, schema, images, scaffold, ..unseen }
