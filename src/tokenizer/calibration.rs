@@ -178,11 +178,7 @@ impl Calibration {
         let share = share.unwrap_or_else(|| prior_share(measured.rule, measured.method));
         // What nobody can count here nobody could learn of either.
         let share = if measured.has_unseen { share.max(SCALED_PRIOR) } else { share };
-        let extrapolated = match measured.extrapolated {
-            0 => 0,
-            extrapolated => scaled(extrapolated, tokens, measured.tokens),
-        };
-        let (low, high) = band(share, tokens, extrapolated);
+        let (low, high) = band(share, tokens, scaled(measured.extrapolated, tokens, measured.tokens));
         Prediction { tokens, low, high, observations }
     }
 

@@ -144,8 +144,11 @@ impl<'a> Counter<'a> {
     }
 }
 
-/// `tokens · beyond / seen`, rounded down.
+/// `tokens · beyond / seen`, rounded down; of no tokens none, whatever was seen.
 pub(super) fn scaled(tokens: u64, beyond: u64, seen: u64) -> u64 {
+    if tokens == 0 {
+        return 0;
+    }
     let product = u128::from(tokens).saturating_mul(u128::from(beyond));
     product.checked_div(u128::from(seen)).and_then(|scaled| u64::try_from(scaled).ok()).unwrap_or(u64::MAX)
 }

@@ -109,9 +109,7 @@ pub(super) fn measure_with(
     } else {
         measured.tokens = vendors::tokens(&measured, prompt, model, provider);
         let counted = [measured.text, measured.tools, measured.schema].into_iter().fold(0, u64::saturating_add);
-        if measured.extrapolated > 0 {
-            measured.extrapolated = scaled(measured.extrapolated, measured.tokens, counted);
-        }
+        measured.extrapolated = scaled(measured.extrapolated, measured.tokens, counted);
     }
     measured.tokens = measured.tokens.saturating_add(prompt.tokens);
     measured.method = tally.method.get();
