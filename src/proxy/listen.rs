@@ -3,21 +3,18 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::service::{Service, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::opening::Opened;
-use super::reply::ReplyBody;
 use super::{Proxy, forward};
 
 /// HTTP/2 streams a connection.
@@ -136,12 +133,14 @@ async fn connection(proxy: Arc<Proxy>, stream: TcpStream, mut draining: watch::R
     let broke_off = |error: &(dyn std::error::Error + 'static)| tracing::debug!(error, "a connection broke off");
     match opened {
         Ok(opened) if opened.is_http2() => {
+            let serving = http2(settings).serve_connection(opened, service);
             // Seldom, and large.
-            let served = Box::pin(serve_http2(settings, opened, service, draining, no_request)).await;
+            let served = Box::pin(serve(serving, http2::Connection::graceful_shutdown, draining, no_request)).await;
             served.unwrap_or_else(|error| broke_off(&error));
         }
         Ok(opened) => {
-            let served = serve_http1(settings, opened, service, draining, no_request).await;
+            let serving = http1(settings).serve_connection(opened, service).with_upgrades();
+            let served = serve(serving, http1::UpgradeableConnection::graceful_shutdown, draining, no_request).await;
             served.unwrap_or_else(|error| broke_off(&error));
         }
         Err(error) => broke_off(&error),
@@ -149,26 +148,13 @@ async fn connection(proxy: Arc<Proxy>, stream: TcpStream, mut draining: watch::R
     drop(seat);
 }
 
-/// Serves HTTP/1.1 on a connection, which is closed where `no_request` has come in time.
-async fn serve_http1<S>(
-    settings: &super::Settings,
-    opened: Opened,
-    service: S,
+/// Serves a connection, which is closed where `no_request` has come in time, until it ends or is drained.
+async fn serve<C: Future<Output = hyper::Result<()>>>(
+    serving: C,
+    drain: impl FnOnce(Pin<&mut C>),
     mut draining: watch::Receiver<bool>,
     no_request: impl Future<Output = ()>,
-) -> hyper::Result<()>
-where
-    S: Service<Request<Incoming>, Response = Response<ReplyBody>, Error = Infallible>,
-    S::Future: Send + 'static,
-{
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(settings.header_read_timeout)
-        .max_buf_size(settings.header_bytes_max)
-        .max_headers(HTTP1_HEADERS_MAX)
-        .auto_date_header(false)
-        .serve_connection(opened, service)
-        .with_upgrades();
+) -> hyper::Result<()> {
     let mut serving = pin!(serving);
     tokio::select! {
         // What has come is looked at before idle connections are closed.
@@ -177,23 +163,24 @@ where
         () = no_request => return Ok(()),
         _ = draining.wait_for(|draining| *draining) => {}
     }
-    serving.as_mut().graceful_shutdown();
+    drain(serving.as_mut());
     serving.await
 }
 
-/// Serves HTTP/2 on a connection, which is closed where `no_request` has come in time.
-async fn serve_http2<S>(
-    settings: &super::Settings,
-    opened: Opened,
-    service: S,
-    mut draining: watch::Receiver<bool>,
-    no_request: impl Future<Output = ()>,
-) -> hyper::Result<()>
-where
-    S: Service<Request<Incoming>, Response = Response<ReplyBody>, Error = Infallible>,
-    S::Future: Send + 'static,
-{
-    let serving = http2::Builder::new(TokioExecutor::new())
+fn http1(settings: &super::Settings) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.header_read_timeout)
+        .max_buf_size(settings.header_bytes_max)
+        .max_headers(HTTP1_HEADERS_MAX)
+        .auto_date_header(false);
+    builder
+}
+
+fn http2(settings: &super::Settings) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
         .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
@@ -202,15 +189,6 @@ where
         .max_local_error_reset_streams(HTTP2_LOCAL_RESETS_MAX)
         .max_header_list_size(u32::try_from(settings.header_bytes_max).unwrap_or(u32::MAX))
         .keep_alive_interval(Duration::from_secs(20))
-        .auto_date_header(false)
-        .serve_connection(opened, service);
-    let mut serving = pin!(serving);
-    tokio::select! {
-        biased;
-        served = serving.as_mut() => return served,
-        () = no_request => return Ok(()),
-        _ = draining.wait_for(|draining| *draining) => {}
-    }
-    serving.as_mut().graceful_shutdown();
-    serving.await
+        .auto_date_header(false);
+    builder
 }
