@@ -18,6 +18,7 @@ mod route;
 mod strip;
 mod tap;
 mod tunnel;
+mod turn;
 pub mod upstream;
 mod watch;
 

@@ -1,6 +1,7 @@
 //! Listen: accepts connections, speaks HTTP/1.1 or HTTP/2 on them, and drains them at the end.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -15,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::opening::Opened;
+use super::turn::Turn;
 use super::{Proxy, forward};
 
 /// HTTP/2 streams a connection.
@@ -155,16 +157,16 @@ async fn serve<C: Future<Output = hyper::Result<()>>>(
     mut draining: watch::Receiver<bool>,
     no_request: impl Future<Output = ()>,
 ) -> hyper::Result<()> {
-    let mut serving = pin!(serving);
+    let (mut serving, mut turn) = (pin!(serving), Turn::new());
     tokio::select! {
         // What has come is looked at before idle connections are closed.
         biased;
-        served = serving.as_mut() => return served,
+        served = poll_fn(|context| turn.poll(context, |context| serving.as_mut().poll(context))) => return served,
         () = no_request => return Ok(()),
         _ = draining.wait_for(|draining| *draining) => {}
     }
     drain(serving.as_mut());
-    serving.await
+    poll_fn(|context| turn.poll(context, |context| serving.as_mut().poll(context))).await
 }
 
 fn http1(settings: &super::Settings) -> http1::Builder {
