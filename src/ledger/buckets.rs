@@ -211,15 +211,15 @@ pub struct Row {
 /// Buckets of a day in UTC.
 pub(super) const BUCKETS_A_DAY: i64 = 24 * 3600 / BUCKET_SECS;
 
-/// What names a bucket: its number, and the dimensions in their order.
+/// What names a bucket: its number, and the dimensions in their order, which are of a record where they are borrowed.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(super) struct BucketKey {
+pub(super) struct BucketKey<S = String> {
     pub(super) bucket: i64,
-    pub(super) values: [String; 8],
+    pub(super) values: [S; 8],
 }
 
-impl BucketKey {
-    fn of(record: &Record) -> Self {
+impl<'a> BucketKey<&'a str> {
+    fn of(record: &'a Record) -> Self {
         let value = |dimension| match dimension {
             Dimension::Department => record.department.as_str(),
             Dimension::Team => record.team.as_str(),
@@ -230,24 +230,29 @@ impl BucketKey {
             Dimension::Operation => record.operation.as_str(),
             Dimension::Model => record.model.as_deref().unwrap_or(""),
         };
-        Self {
-            bucket: Bucket::of(record.ended_at).index(),
-            values: Dimension::ALL.map(|dimension| value(dimension).to_owned()),
-        }
+        Self { bucket: Bucket::of(record.ended_at).index(), values: Dimension::ALL.map(value) }
     }
 }
 
 /// What a batch of records adds to the buckets.
-#[derive(Debug, Default)]
-pub(super) struct Sums(BTreeMap<BucketKey, Counts>);
+#[derive(Debug)]
+pub(super) struct Sums<S>(BTreeMap<BucketKey<S>, Counts>);
 
-impl Sums {
-    pub(super) fn add(&mut self, record: &Record) {
-        *self.0.entry(BucketKey::of(record)).or_default() += Counts::of(record);
+impl<S> Default for Sums<S> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
     }
+}
 
+impl<'a> Sums<&'a str> {
+    pub(super) fn add(&mut self, record: &'a Record) {
+        self.add_counts(BucketKey::of(record), Counts::of(record));
+    }
+}
+
+impl<S: Clone + Ord> Sums<S> {
     /// What is added to a bucket, or to a day, as a whole.
-    pub(super) fn add_counts(&mut self, key: BucketKey, counts: Counts) {
+    pub(super) fn add_counts(&mut self, key: BucketKey<S>, counts: Counts) {
         *self.0.entry(key).or_default() += counts;
     }
 
@@ -262,7 +267,7 @@ impl Sums {
     }
 
     /// Every bucket that something is added to, in their order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&BucketKey, &Counts)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&BucketKey<S>, &Counts)> {
         self.0.iter()
     }
 }

@@ -39,7 +39,7 @@ impl Postgres {
 }
 
 /// Adds the sums to the node's buckets.
-pub(super) async fn write(transaction: &Transaction<'_>, node: &str, sums: &Sums) -> Result<(), LedgerError> {
+pub(super) async fn write(transaction: &Transaction<'_>, node: &str, sums: &Sums<&str>) -> Result<(), LedgerError> {
     let mut buckets: Vec<i64> = Vec::new();
     let mut hashes: Vec<Vec<u8>> = Vec::new();
     let mut names: [Vec<&str>; 8] = Default::default();
@@ -83,7 +83,7 @@ pub(super) fn added_to(table: &str) -> String {
 }
 
 /// Half a SHA-256 of the names, each behind its length.
-fn hash(key: &BucketKey) -> Vec<u8> {
+fn hash(key: &BucketKey<&str>) -> Vec<u8> {
     let mut hash = Sha256::new();
     for value in &key.values {
         hash.update((value.len() as u64).to_be_bytes());

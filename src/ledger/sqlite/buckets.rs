@@ -86,12 +86,16 @@ pub(super) fn read_counts(row: &SqlRow<'_>, mut column: usize) -> rusqlite::Resu
 }
 
 /// Adds the sums to the buckets and to their days, in the transaction that is open.
-pub(super) fn write(sums: &Sums, connection: &Connection) -> Result<(), LedgerError> {
+pub(super) fn write(sums: &Sums<&str>, connection: &Connection) -> Result<(), LedgerError> {
     write_to(BUCKETS, sums, connection)?;
     write_to(DAYS, &sums.by_day(), connection)
 }
 
-fn write_to(table: Table, sums: &Sums, connection: &Connection) -> Result<(), LedgerError> {
+fn write_to<S: AsRef<str> + Clone + Ord>(
+    table: Table,
+    sums: &Sums<S>,
+    connection: &Connection,
+) -> Result<(), LedgerError> {
     let Table { name, number } = table;
     let names: Vec<&str> = Dimension::ALL.iter().map(|dimension| dimension.as_str()).collect();
     let condition = names.join(" = ? AND ");
@@ -113,8 +117,9 @@ fn write_to(table: Table, sums: &Sums, connection: &Connection) -> Result<(), Le
     Ok(())
 }
 
-fn params(key: &BucketKey) -> impl Iterator<Item = Value> {
-    std::iter::once(Value::from(key.bucket)).chain(key.values.iter().cloned().map(Value::from))
+fn params<S: AsRef<str>>(key: &BucketKey<S>) -> impl Iterator<Item = Value> {
+    std::iter::once(Value::from(key.bucket))
+        .chain(key.values.iter().map(|value| Value::from(value.as_ref().to_owned())))
 }
 
 /// Fills the days from the buckets.
