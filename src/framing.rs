@@ -1,6 +1,6 @@
 //! Framing: an answer's bytes, chunk by chunk, cut into the units that a wire's observer reads.
 //!
-//! In: chunks as they come off the network. Out: SSE data, lines, array elements, AWS messages, or one whole JSON object
+//! In: chunks as they come off the network. Out: SSE data, lines, array elements, AWS messages, or JSON objects, large ones
 //! reduced to the members that matter. Pure, bounded in memory, independent of where the chunks are cut, and never fails.
 
 pub mod compact;
@@ -10,6 +10,7 @@ pub mod json_array;
 pub mod json_members;
 pub mod multipart;
 pub mod ndjson;
+pub mod objects;
 pub mod sse;
 pub mod unit;
 pub mod websocket;
@@ -17,8 +18,8 @@ pub mod websocket;
 use encoding::Decoder;
 use event_stream::MessageSplitter;
 use json_array::ElementSplitter;
-use json_members::Members;
 use ndjson::LineSplitter;
+use objects::ObjectSplitter;
 use sse::DataSplitter;
 
 /// Cuts one answer into units, whatever it is encoded and framed in.
@@ -59,13 +60,14 @@ enum Splitter {
     Lines(LineSplitter),
     Elements(ElementSplitter),
     Messages(Box<MessageSplitter>),
-    Object(Box<Members>),
+    Objects(ObjectSplitter),
     /// Nothing that we read.
     Opaque,
 }
 
 impl Framer {
-    /// A framer for an answer of these headers; of a whole JSON object `members` are kept.
+    /// A framer for an answer of these headers; of a JSON object too long to hold
+    /// `members` are kept.
     pub fn new(content_type: Option<&[u8]>, content_encoding: Option<&[u8]>, members: &'static [&'static str]) -> Self {
         let encoding = content_encoding
             .map(<[u8]>::trim_ascii)
@@ -96,7 +98,7 @@ impl Framer {
         match &mut self.body.splitter {
             Splitter::Events(splitter) => splitter.end(unit),
             Splitter::Lines(splitter) => splitter.end(unit),
-            Splitter::Object(members) => unit(&members.reduced()),
+            Splitter::Objects(splitter) => splitter.end(unit),
             Splitter::Undecided | Splitter::Elements(_) | Splitter::Messages(_) | Splitter::Opaque => {}
         }
         self.body.splitter = Splitter::Opaque;
@@ -132,26 +134,7 @@ impl Body {
                 splitter.feed(chunk, unit);
                 self.is_broken = splitter.is_broken();
             }
-            Splitter::Object(members) => {
-                // One behind another where a server sends lines without saying so.
-                let mut rest = chunk;
-                let is_over = loop {
-                    members.feed(rest);
-                    rest = members.behind(rest).trim_ascii_start();
-                    if rest.is_empty() {
-                        break false;
-                    }
-                    unit(&members.reduced());
-                    if !rest.starts_with(b"{") {
-                        break true;
-                    }
-                    **members = Members::new(self.members);
-                };
-                // What is no object ends them, in whichever piece it comes.
-                if is_over {
-                    self.splitter = Splitter::Opaque;
-                }
-            }
+            Splitter::Objects(splitter) => splitter.feed(chunk, unit),
             Splitter::Undecided | Splitter::Opaque => {}
         }
     }
@@ -164,7 +147,7 @@ impl Body {
             }
             (Declared::Lines, _) => Splitter::Lines(LineSplitter::new(self.members)),
             (Declared::Events | Declared::Messages | Declared::Other, Some(b'{')) => {
-                Splitter::Object(Box::new(Members::new(self.members)))
+                Splitter::Objects(ObjectSplitter::new(self.members))
             }
             (Declared::Events | Declared::Other, Some(b'[')) => Splitter::Elements(ElementSplitter::new(self.members)),
             (Declared::Messages, _) => Splitter::Messages(Box::new(MessageSplitter::new(self.members, true))),
@@ -220,15 +203,6 @@ mod tests {
         }
         framer.end(&mut unit);
         units
-    }
-
-    #[test]
-    fn objects_stand_behind_one_another_until_something_else_does() {
-        let stream: &[u8] = b"{\"a\":1}\n {\"a\":2,\"b\":3} , {\"a\":4}";
-        for size in 1..=stream.len() {
-            let chunks: Vec<&[u8]> = stream.chunks(size).collect();
-            assert_eq!(units_of("application/json", &chunks), ["{\"a\":1}", "{\"a\":2}"], "{size}");
-        }
     }
 
     #[test]

@@ -275,8 +275,8 @@ pub trait Observer: Send {
     /// The answer's head, before its first unit: some providers count in headers.
     fn head(&mut self, _headers: &HeaderMap) {}
 
-    /// One whole unit: an SSE event's data, a line, an array's element, or a whole JSON body reduced to
-    /// [`Wire::members`].
+    /// One whole unit: an SSE event's data, a line, an array's element, or a JSON object; what is too long to hold is
+    /// reduced to [`Wire::members`].
     fn unit(&mut self, data: &[u8]);
 
     /// Whether the terminal event was seen: after it the call is complete, whatever the socket says.
