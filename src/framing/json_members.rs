@@ -18,6 +18,9 @@ const VALUES_BYTES_MAX: usize = 1 << 20;
 /// So far bytes between strings are looked at one by one.
 const NEAR_BYTES: usize = 24;
 
+/// So many bytes of a text are looked at together.
+const BLOCK_BYTES: usize = 64;
+
 /// No wanted name is longer, its escapes included.
 const KEY_BYTES_MAX: usize = 256;
 
@@ -512,8 +515,29 @@ fn string_end(rest: &[u8], is_escaped: &mut bool) -> Option<usize> {
         if !is_odd(at) {
             return Some(at);
         }
-        at += 1;
+        // A text with one quote has more of them.
+        at = behind_escaped_quotes(rest, at + 1);
     }
+}
+
+/// From `at` on, where the first block of `text` begins that may hold a quote that ends a string.
+fn behind_escaped_quotes(text: &[u8], at: usize) -> usize {
+    let mut at = at;
+    while let Some(block) = at.checked_sub(2).and_then(|from| text.get(from..at + BLOCK_BYTES))
+        && !may_end_string(block)
+    {
+        at += BLOCK_BYTES;
+    }
+    at
+}
+
+/// Whether any byte behind the first two is a quote, and does not stand behind a backslash that is none's own: an escaped
+/// one may stand in front of the end.
+#[expect(clippy::needless_bitwise_bool, reason = "without branches many bytes are looked at in one go")]
+fn may_end_string(block: &[u8]) -> bool {
+    let shifted = |by| block.get(by..).unwrap_or_default().iter();
+    let bytes = shifted(0).zip(shifted(1)).zip(shifted(2));
+    bytes.fold(false, |may, ((before, last), byte)| may | ((*byte == b'"') & ((*last != b'\\') | (*before == b'\\'))))
 }
 
 fn write_key(name: &str, object: &mut Vec<u8>) {

@@ -104,4 +104,15 @@ proptest! {
             prop_assert!(serde_json::from_slice::<serde_json::Value>(&whole.reduced()).is_ok());
         }
     }
+
+    #[test]
+    fn a_long_string_ends_where_it_ends(
+        parts in prop::collection::vec(prop::sample::select(vec!["\\\"", "\\\\", "\\n", "x", " a text of some length that holds no quote "]), 0..60),
+        size in prop::sample::select(vec![1, 63, 64, 65, 1_000_000]),
+    ) {
+        let (string, nested) = (format!("\"{}\"", parts.concat()), format!("[\"{}\"]", parts.concat()));
+        let text = format!("{{\"skipped\":{string},\"usage\":{nested},\"model\":{string}}}");
+        let expected = format!("{{\"usage\":{nested},\"model\":{string}}}");
+        prop_assert_eq!(reduced(&text.as_bytes().chunks(size).collect::<Vec<_>>()), expected);
+    }
 }
