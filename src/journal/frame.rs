@@ -5,6 +5,9 @@
 //! has no seq; in its place stands up to where the journal was on the disk when the intent was appended. By that a
 //! reader tells damage from what a power cut may leave.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use serde::Deserialize;
 
 use super::{JournalError, Position};
@@ -57,10 +60,10 @@ pub struct Frame {
     /// What it holds.
     pub kind: Kind,
     /// The node whose journal it stands in.
-    pub node: NodeId,
+    pub node: Arc<NodeId>,
     /// A record's place in its node's order; 0 for anything else.
     pub seq: u64,
-    pub(super) payload: Vec<u8>,
+    pub(super) payload: Bytes,
 }
 
 impl Frame {
@@ -68,7 +71,7 @@ impl Frame {
     /// written before the seq was known.
     pub fn record(&self) -> Result<Record, serde_json::Error> {
         let mut record: Record = serde_json::from_slice(&self.payload)?;
-        record.node = self.node.clone();
+        record.node = NodeId::clone(&self.node);
         record.seq = self.seq;
         Ok(record)
     }

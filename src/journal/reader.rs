@@ -5,6 +5,9 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::frame::{self, Decoded, Frame, Kind};
 use super::kept;
@@ -63,7 +66,7 @@ pub struct Reader {
 struct OpenSegment {
     file: File,
     path: PathBuf,
-    node: NodeId,
+    node: Arc<NodeId>,
 }
 
 impl Reader {
@@ -97,20 +100,18 @@ impl Reader {
                 return Ok(Vec::new());
             }
             let Some(open) = &self.open else { return Ok(Vec::new()) };
-            let chunk = read_at(&open.file, self.position.offset, bytes_max).map_err(|source| JournalError::Io {
-                what: "read",
-                path: open.path.clone(),
-                source,
-            })?;
+            let failed = |source| JournalError::Io { what: "read", path: open.path.clone(), source };
+            let chunk = Bytes::from(read_at(&open.file, self.position.offset, bytes_max).map_err(failed)?);
             let is_short = chunk.len() < bytes_max;
-            let mut rest = chunk.as_slice();
+            let mut rest = &chunk[..];
             let mut frames = Vec::new();
             while frames.len() < limits.frames.max(1) {
                 match frame::decode(rest) {
                     Decoded::Whole { kind, seq, payload, bytes } => {
                         self.position.offset = self.position.offset.saturating_add(bytes as u64);
                         let seq = if kind == Kind::Record { seq } else { 0 };
-                        let frame = Frame { kind, node: open.node.clone(), seq, payload: payload.to_vec() };
+                        let frame =
+                            Frame { kind, node: Arc::clone(&open.node), seq, payload: chunk.slice_ref(payload) };
                         frames.push((self.position, frame));
                         rest = rest.get(bytes..).unwrap_or_default();
                     }
@@ -188,7 +189,7 @@ impl Reader {
                 self.position = Position { segment: number, offset: 0 };
             }
             self.position.offset = self.position.offset.max(segment::HEADER_BYTES as u64);
-            self.open = Some(OpenSegment { file, path, node: header.node });
+            self.open = Some(OpenSegment { file, path, node: Arc::new(header.node) });
             return Ok(true);
         }
     }

@@ -59,7 +59,7 @@ fn last_record(journal: &Path, from: Position) -> Result<Option<(NodeId, u64)>, 
             return Ok(last);
         }
         if let Some((_, frame)) = batch.into_iter().rev().find(|(_, frame)| frame.kind == Kind::Record) {
-            last = Some((frame.node, frame.seq));
+            last = Some((NodeId::clone(&frame.node), frame.seq));
         }
     }
 }

@@ -150,32 +150,28 @@ impl Feed {
             Err(JournalError::Broken { .. }) if !self.has_rewound => return self.rewind("the position fits no frame"),
             batch => batch?,
         };
-        let Some((after, _)) = batch.last() else { return Ok(Step { frames: 0, records: 0 }) };
+        let Some((after, Frame { node, .. })) = batch.last() else { return Ok(Step { frames: 0, records: 0 }) };
         let after = *after;
         let (records, gaps) = (records_of(&batch)?, gaps_of(&batch)?);
         if records.is_empty() && gaps.is_empty() {
             self.position = after;
             return Ok(Step { frames: batch.len(), records: 0 });
         }
-        let count = records.len();
-        let mut last_seqs = self.last_seqs.clone();
+        let (count, node) = (records.len(), NodeId::clone(node));
+        let last_seq_before = self.last_seqs.get(&node).copied().unwrap_or(0);
+        let mut last_seq = last_seq_before;
         for record in &records {
-            let last = last_seqs.entry(record.node.clone()).or_default();
-            if record.seq > last.saturating_add(1) {
+            if record.seq > last_seq.saturating_add(1) {
                 if !self.has_rewound {
                     return self.rewind("records are missing between the ledger and the journal");
                 }
-                tracing::error!(node = %record.node, from = *last, to = record.seq, "records are in neither journal nor ledger");
+                tracing::error!(%node, from = last_seq, to = record.seq, "records are in neither journal nor ledger");
             }
-            *last = (*last).max(record.seq);
+            last_seq = last_seq.max(record.seq);
         }
-        if let Some(node) = batch.last().map(|(_, frame)| frame.node.clone()) {
-            let last_seq = last_seqs.get(&node).copied().unwrap_or(0);
-            let last_seq_before = self.last_seqs.get(&node).copied().unwrap_or(0);
-            let after = Applied { position: after, last_seq };
-            self.store.apply(&Batch { node, records, gaps, last_seq_before, after })?;
-        }
-        self.last_seqs = last_seqs;
+        let applied = Applied { position: after, last_seq };
+        self.store.apply(&Batch { node: node.clone(), records, gaps, last_seq_before, after: applied })?;
+        self.last_seqs.insert(node, last_seq);
         self.position = after;
         Ok(Step { frames: batch.len(), records: count })
     }
