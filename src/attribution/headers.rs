@@ -1,12 +1,14 @@
 //! Headers: what a request says about its payer, and what of it must not go on to an upstream.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderMap, HeaderName};
-use memchr::{memchr, memmem};
+use memchr::memchr;
+use memchr::memmem::Finder;
 use percent_encoding::percent_decode;
 
 use crate::attribution::Refusal;
@@ -230,7 +232,8 @@ fn carries_virtual_key(text: &[u8]) -> bool {
 }
 
 fn holds_key(text: &[u8]) -> bool {
-    memmem::find_iter(text, PREFIX.as_bytes()).any(|at| {
+    static FINDER: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(PREFIX));
+    FINDER.find_iter(text).any(|at| {
         text.get(at..)
             .and_then(|key| key.get(PREFIX.len()..PREFIX.len() + SECRET_CHARS))
             .is_some_and(|rest| rest.iter().all(|byte| keys::is_key_byte(*byte)))

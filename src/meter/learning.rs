@@ -32,6 +32,8 @@ const QUEUE_MAX: usize = 8;
 const YOUNG_BYTES_MAX: u64 = 256 << 10;
 /// How many times as long as a lesson took no saturated key has another: half a per cent of a core.
 const REST: u32 = 200;
+/// And how long at least: who serves calls wakes the thread for each.
+const REST_LEAST: Duration = Duration::from_millis(50);
 /// Keys whose first calls are told from later ones. Beyond them, all are later ones.
 const TRIED_MAX: usize = 4 * KEYS_MAX;
 
@@ -212,7 +214,8 @@ impl Shared {
     }
 
     fn rest(&self, took: Duration, now: Instant) {
-        let until = now.saturating_duration_since(self.began).saturating_add(took.saturating_mul(REST));
+        let rest = took.saturating_mul(REST).max(REST_LEAST);
+        let until = now.saturating_duration_since(self.began).saturating_add(rest);
         self.rests_until.store(u64::try_from(until.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
