@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
-use http::header::SEC_WEBSOCKET_PROTOCOL;
+use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use http::{HeaderMap, HeaderName};
 use memchr::memchr;
 use memchr::memmem::Finder;
@@ -20,7 +20,15 @@ use crate::record::Tags;
 const OURS: &str = "x-tokenmeter-";
 
 /// Where SDKs put their key.
-const CREDENTIAL_HEADERS: [&str; 4] = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
+static CREDENTIAL_HEADERS: [HeaderName; 4] = [
+    AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+];
+static TEAM: HeaderName = HeaderName::from_static("x-tokenmeter-team");
+static APP: HeaderName = HeaderName::from_static("x-tokenmeter-app");
+static TAGS: HeaderName = HeaderName::from_static("x-tokenmeter-tags");
 /// The query parameter where SDKs put their key.
 const CREDENTIAL_PARAMETER: &str = "key";
 /// What a browser's WebSocket puts before a provider's key among its subprotocols, having no other place.
@@ -43,8 +51,8 @@ pub(crate) struct Believed<'a> {
 impl<'a> Believed<'a> {
     pub(crate) fn read(headers: &'a HeaderMap) -> Self {
         Self {
-            team: only(headers, "x-tokenmeter-team"),
-            app: only(headers, "x-tokenmeter-app").and_then(|app| AppId::parse(app).ok()),
+            team: only(headers, &TEAM),
+            app: only(headers, &APP).and_then(|app| AppId::parse(app).ok()),
             tags: tags(headers),
         }
     }
@@ -52,7 +60,7 @@ impl<'a> Believed<'a> {
 
 /// The header's value; `None` where it is said twice and differently, or is a virtual key in the wrong place: that would
 /// stand in every record.
-fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?;
     if values.any(|value| value != first) || carries_virtual_key(first.as_bytes()) {
@@ -64,8 +72,7 @@ fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 /// The well-formed ones of `k=v,k=v`, the first of each name. Tags are a courtesy: a bad one refuses nothing.
 fn tags(headers: &HeaderMap) -> Tags {
     let mut tags = Tags::new();
-    let texts =
-        headers.get_all("x-tokenmeter-tags").iter().filter_map(|value| std::str::from_utf8(value.as_bytes()).ok());
+    let texts = headers.get_all(&TAGS).iter().filter_map(|value| std::str::from_utf8(value.as_bytes()).ok());
     for (name, value) in texts.flat_map(|text| text.split(',')).filter_map(|tag| tag.split_once('=')) {
         let (name, value) = (name.trim(), value.trim());
         let is_fine = |text: &str| {
@@ -82,7 +89,7 @@ fn tags(headers: &HeaderMap) -> Tags {
 pub(crate) fn virtual_key<'a>(headers: &'a HeaderMap, query: Option<&'a str>) -> Result<Option<&'a [u8]>, Refusal> {
     let in_headers = CREDENTIAL_HEADERS
         .iter()
-        .flat_map(|name| headers.get_all(*name))
+        .flat_map(|name| headers.get_all(name))
         .filter_map(|value| presented(value.as_bytes()));
     let in_query = query
         .into_iter()
@@ -126,7 +133,7 @@ pub fn query_carries_key(query: &str) -> bool {
 
 /// Takes out every credential that a client can have put into its headers, so that ours stands alone.
 pub fn strip_credentials(headers: &mut HeaderMap) {
-    for name in CREDENTIAL_HEADERS {
+    for name in &CREDENTIAL_HEADERS {
         headers.remove(name);
     }
 }
@@ -216,7 +223,7 @@ pub fn strip_query(query: &str) -> Option<Cow<'_, str>> {
 /// Whether a header's value must not leave: a virtual key however short where credentials are, a whole one anywhere.
 fn is_secret(name: &HeaderName, value: &[u8]) -> bool {
     let is_credential = || presented(value).is_some() || password(value).is_some_and(|text| holds_key(&text));
-    (CREDENTIAL_HEADERS.contains(&name.as_str()) && is_credential()) || carries_virtual_key(value)
+    (CREDENTIAL_HEADERS.contains(name) && is_credential()) || carries_virtual_key(value)
 }
 
 /// The user and password in a `Basic` credential, which are readable to whoever gets it.

@@ -88,7 +88,7 @@ impl Chat {
         let model = answer.model.take();
         answer.take_head(&object);
         answer.model = model.or_else(|| answer.model.take());
-        answer.is_error |= object.text("object").is_some_and(|kind| kind == "error");
+        answer.is_error |= object.get("object").is_some_and(|kind| kind.get() == "\"error\"");
         let choices: Vec<Object<'_>> = object.objects("choices").collect();
         self.choices.take(&choices);
         let is_native = self.llama.take_native(&object);
