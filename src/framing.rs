@@ -38,6 +38,7 @@ pub struct Framer {
 struct Body {
     declared: Declared,
     members: &'static [&'static str],
+    small_as_they_come: bool,
     splitter: Splitter,
     /// Messages whose checksums were wrong.
     is_broken: bool,
@@ -66,8 +67,7 @@ enum Splitter {
 }
 
 impl Framer {
-    /// A framer for an answer of these headers; of a JSON object too long to hold
-    /// `members` are kept.
+    /// A framer for an answer of these headers; of a JSON object, and of what else is too long to hold, `members` are kept.
     pub fn new(content_type: Option<&[u8]>, content_encoding: Option<&[u8]>, members: &'static [&'static str]) -> Self {
         let encoding = content_encoding
             .map(<[u8]>::trim_ascii)
@@ -77,8 +77,21 @@ impl Framer {
             is_opaque: encoding.is_some() && decoder.is_none(),
             decoder,
             bytes: 0,
-            body: Body { declared: declared(content_type), members, splitter: Splitter::Undecided, is_broken: false },
+            body: Body {
+                declared: declared(content_type),
+                members,
+                small_as_they_come: false,
+                splitter: Splitter::Undecided,
+                is_broken: false,
+            },
         }
+    }
+
+    /// Hands JSON objects that are small out as they come, with all their members, if `as_they_come`.
+    #[must_use]
+    pub fn with_small_objects(mut self, as_they_come: bool) -> Self {
+        self.body.small_as_they_come = as_they_come;
+        self
     }
 
     /// Reads `chunk`; each unit that it completes goes to `unit`.
@@ -147,7 +160,7 @@ impl Body {
             }
             (Declared::Lines, _) => Splitter::Lines(LineSplitter::new(self.members)),
             (Declared::Events | Declared::Messages | Declared::Other, Some(b'{')) => {
-                Splitter::Objects(ObjectSplitter::new(self.members))
+                Splitter::Objects(ObjectSplitter::new(self.members, self.small_as_they_come))
             }
             (Declared::Events | Declared::Other, Some(b'[')) => Splitter::Elements(ElementSplitter::new(self.members)),
             (Declared::Messages, _) => Splitter::Messages(Box::new(MessageSplitter::new(self.members, true))),

@@ -37,6 +37,7 @@ use http::{HeaderMap, Method};
 use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 
+use crate::framing::Framer;
 use crate::operation::Operation;
 use crate::usage::{Anomaly, TokenCounts, Units};
 
@@ -196,6 +197,18 @@ pub trait Wire: Sync + Debug {
     /// Top-level members of a whole JSON answer that [`Observer::unit`] needs; the rest is skipped unread.
     fn members(&self) -> &'static [&'static str];
 
+    /// Whether [`Observer::unit`] reads the same out of a small JSON answer as it comes, with all its members in their own
+    /// order: that is faster than to reduce it. It must look up nothing at the top level that [`Wire::members`] does not
+    /// list.
+    fn reads_small_whole(&self) -> bool {
+        false
+    }
+
+    /// What cuts an answer of these headers into units.
+    fn framer(&self, content_type: Option<&[u8]>, content_encoding: Option<&[u8]>) -> Framer {
+        Framer::new(content_type, content_encoding, self.members()).with_small_objects(self.reads_small_whole())
+    }
+
     /// Whether a chat's client may ask for usage with `stream_options`, so that we can ask in its place.
     fn takes_stream_options(&self) -> bool {
         false
@@ -275,8 +288,8 @@ pub trait Observer: Send {
     /// The answer's head, before its first unit: some providers count in headers.
     fn head(&mut self, _headers: &HeaderMap) {}
 
-    /// One whole unit: an SSE event's data, a line, an array's element, or a JSON object; what is too long to hold is
-    /// reduced to [`Wire::members`].
+    /// One whole unit: an SSE event's data, a line, an array's element, or a JSON object; one that is not
+    /// [taken as it comes](Wire::reads_small_whole), and what is too long to hold, is reduced to [`Wire::members`].
     fn unit(&mut self, data: &[u8]);
 
     /// Whether the terminal event was seen: after it the call is complete, whatever the socket says.

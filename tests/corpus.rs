@@ -145,6 +145,37 @@ fn recorded_answers_are_read_to_the_token_however_they_are_cut() {
     assert!(wrong_rows.is_empty(), "{} rows are read wrongly:\n{}", wrong_rows.len(), wrong_rows.join("\n"));
 }
 
+/// A JSON answer that is long is reduced to what its wire wants; to read a small one as it comes must tell the same.
+#[test]
+fn a_small_answer_tells_what_it_tells_with_more_around_it() {
+    let Some(rows) = support::rows() else { return };
+    let (mut compared, mut wrong) = (0, Vec::new());
+    for row in &rows {
+        let Some(exchange) = exchange(row).filter(|exchange| exchange.wire.reads_small_whole()) else { continue };
+        let body = row.body();
+        let members = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&body);
+        if exchange.operation == Operation::Batch || members.map_or(true, |members| members.is_empty()) {
+            continue;
+        }
+        let inside = std::str::from_utf8(&body).unwrap().trim();
+        let inside = inside.strip_prefix('{').unwrap().strip_suffix('}').unwrap();
+        let more = format!("\"more\":\"{}\"", "x".repeat(16 << 10));
+        let all = |body: &[u8]| {
+            let mut observer = observed(row, &exchange, None, std::iter::once(body));
+            format!("{:?} {:?} {}", observer.reading(), observer.delivered(), observer.is_terminal())
+        };
+        let told = all(&body);
+        for body in [format!("{{{more},{inside}}}"), format!("{{{inside},{more}}}")] {
+            if all(body.as_bytes()) != told {
+                wrong.push(format!("{} {}", row.id, row.api_family));
+            }
+        }
+        compared += 1;
+    }
+    assert!(compared > 500, "{compared} answers");
+    assert!(wrong.is_empty(), "{} of {compared} are read otherwise:\n{}", wrong.len(), wrong.join("\n"));
+}
+
 /// What costs something by nature, and only that, is taken for consumption.
 #[test]
 fn recorded_requests_are_taken_for_consumption_or_not() {

@@ -10,7 +10,6 @@ use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use serde_json::{Value, json};
-use tokenmeter::framing::Framer;
 use tokenmeter::operation::Operation;
 use tokenmeter::wires::{self, Observer, Wire};
 
@@ -98,7 +97,7 @@ fn retell(unit: &mut Value, changes: &mut dyn Iterator<Item = Option<Value>>) {
 /// All that is read of an answer cut into `pieces`.
 fn read(wire: &'static dyn Wire, operation: Operation, content_type: &str, pieces: &[&[u8]]) -> String {
     let mut observer = wire.observer(operation, "");
-    let mut framer = Framer::new(Some(content_type.as_bytes()), None, wire.members());
+    let mut framer = wire.framer(Some(content_type.as_bytes()), None);
     for piece in pieces {
         framer.feed(piece, &mut |unit| observer.unit(unit));
     }

@@ -10,7 +10,6 @@ mod texts;
 use std::io::Write;
 
 use proptest::prelude::*;
-use tokenmeter::framing::Framer;
 use tokenmeter::operation::Operation;
 use tokenmeter::usage::{Anomaly, TokenCounts};
 use tokenmeter::wires::{self, Observer, Reading, UsageSeen};
@@ -50,7 +49,7 @@ fn observed_of(
 ) -> Box<dyn Observer> {
     let wire = wires::by_name(wire).unwrap();
     let mut observer = wire.observer(operation, provider);
-    let mut framer = Framer::new(Some(content_type.as_bytes()), encoding.map(str::as_bytes), wire.members());
+    let mut framer = wire.framer(Some(content_type.as_bytes()), encoding.map(str::as_bytes));
     replay(&mut framer, &mut *observer, body, cuts);
     assert!(!framer.unreadable());
     observer

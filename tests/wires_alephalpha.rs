@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail like the test")]
 
 use http::Method;
-use tokenmeter::framing::Framer;
 use tokenmeter::operation::Operation;
 use tokenmeter::wires::{self, Consumption, Observer, Reading, UsageSeen, Wire};
 
@@ -15,7 +14,7 @@ fn wire() -> &'static dyn Wire {
 
 fn observed(operation: Operation, content_type: &str, pieces: &[&[u8]]) -> Box<dyn Observer> {
     let mut observer = wire().observer(operation, "");
-    let mut framer = Framer::new(Some(content_type.as_bytes()), None, wire().members());
+    let mut framer = wire().framer(Some(content_type.as_bytes()), None);
     for piece in pieces {
         framer.feed(piece, &mut |unit| observer.unit(unit));
     }

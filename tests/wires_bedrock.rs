@@ -12,7 +12,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
-use tokenmeter::framing::Framer;
 use tokenmeter::operation::Operation;
 use tokenmeter::usage::{Anomaly, TokenCounts};
 use tokenmeter::wires::{self, Consumption, Observer, Reading, UsageSeen, Wire};
@@ -88,7 +87,7 @@ fn observed<'a>(
         .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
         .collect();
     observer.head(&head);
-    let mut framer = Framer::new(content_type.map(str::as_bytes), None, bedrock().members());
+    let mut framer = bedrock().framer(content_type.map(str::as_bytes), None);
     for chunk in chunks {
         framer.feed(chunk, &mut |unit| observer.unit(unit));
     }

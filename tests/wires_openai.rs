@@ -8,7 +8,6 @@ mod prompts;
 mod replay;
 
 use http::Method;
-use tokenmeter::framing::Framer;
 use tokenmeter::operation::Operation;
 use tokenmeter::usage::TokenCounts;
 use tokenmeter::wires::{self, Consumption, Job, Observer, Reading, UsageSeen};
@@ -59,7 +58,7 @@ fn fixture(file: &str) -> Fixture {
 fn observed((_, operation, content_type, _): Fixture, body: &[u8], cuts: &[usize]) -> Box<dyn Observer> {
     let wire = wires::by_name("openai").unwrap();
     let mut observer = wire.observer(operation, "any");
-    let mut framer = Framer::new(Some(content_type.as_bytes()), None, wire.members());
+    let mut framer = wire.framer(Some(content_type.as_bytes()), None);
     replay(&mut framer, &mut *observer, body, cuts);
     observer
 }

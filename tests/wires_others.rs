@@ -11,7 +11,6 @@ mod texts;
 
 use http::{HeaderMap, HeaderValue, Method};
 use proptest::prelude::*;
-use tokenmeter::framing::Framer;
 use tokenmeter::operation::Operation;
 use tokenmeter::usage::TokenCounts;
 use tokenmeter::wires::{self, Consumption, Observer, Reading, UsageSeen};
@@ -59,7 +58,7 @@ fn observed(fixture: &Fixture, headers: &HeaderMap, body: &[u8], cuts: &[usize])
     let wire = wires::by_name(wire).unwrap();
     let mut observer = wire.observer(operation, "");
     observer.head(headers);
-    let mut framer = Framer::new(Some(content_type.as_bytes()), None, wire.members());
+    let mut framer = wire.framer(Some(content_type.as_bytes()), None);
     replay(&mut framer, &mut *observer, body, cuts);
     observer
 }

@@ -3,14 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail like the test")]
 
 use http::Method;
-use tokenmeter::framing::Framer;
 use tokenmeter::operation::Operation;
 use tokenmeter::wires::{self, Consumption, Observer, UsageSeen};
 
 fn observed(operation: Operation, content_type: &str, body: &[u8]) -> Box<dyn Observer> {
     let wire = wires::by_name("watsonx").unwrap();
     let mut observer = wire.observer(operation, "");
-    let mut framer = Framer::new(Some(content_type.as_bytes()), None, wire.members());
+    let mut framer = wire.framer(Some(content_type.as_bytes()), None);
     framer.feed(body, &mut |unit| observer.unit(unit));
     framer.end(&mut |unit| observer.unit(unit));
     observer

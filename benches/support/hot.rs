@@ -101,7 +101,7 @@ fn observer() -> Box<dyn Observer> {
 }
 
 fn stream_framer() -> Framer {
-    Framer::new(Some(b"text/event-stream"), None, wires::by_name("openai").unwrap().members())
+    wires::by_name("openai").unwrap().framer(Some(b"text/event-stream"), None)
 }
 
 /// A chunk of a stream, cut and looked at.
@@ -139,7 +139,7 @@ pub(crate) fn small_answer() -> Path {
 }
 
 fn answered() -> Box<dyn Observer> {
-    let mut framer = Framer::new(Some(b"application/json"), None, wires::by_name("openai").unwrap().members());
+    let mut framer = wires::by_name("openai").unwrap().framer(Some(b"application/json"), None);
     let mut observer = observer();
     framer.feed(ANSWER, &mut |unit| observer.unit(unit));
     framer.end(&mut |unit| observer.unit(unit));

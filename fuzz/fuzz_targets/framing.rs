@@ -26,25 +26,33 @@ fuzz_target!(|input: &[u8]| {
     let (words, body) = read(input);
     let (_, content_type) = pick(words.first(), &TYPES, |(name, _)| name);
     let encoding = pick(words.get(1), &ENCODINGS, |name| name);
-    let mut whole = None;
-    for chunks in cuts(body) {
-        let (units, is_unreadable) = within(BYTES_MAX, || units(content_type, encoding, &chunks));
-        // How much is known of what comes before the damage depends on what was decoded at once.
-        let units = (!is_unreadable).then_some(units);
-        assert!(*whole.get_or_insert_with(|| units.clone()) == units, "units depend on cuts");
+    for small_as_they_come in [false, true] {
+        let mut whole = None;
+        for chunks in cuts(body) {
+            let read = || units((content_type, encoding), small_as_they_come, &chunks);
+            let (units, is_unreadable) = within(BYTES_MAX, read);
+            // How much is known of what comes before the damage depends on what was decoded at once.
+            let units = (!is_unreadable).then_some(units);
+            assert!(*whole.get_or_insert_with(|| units.clone()) == units, "units depend on cuts");
+        }
     }
     pieces(body);
 });
 
 /// The units, each by its first bytes and its length, and whether all could be read.
-fn units(content_type: &str, encoding: &str, chunks: &[&[u8]]) -> (Vec<(Vec<u8>, usize)>, bool) {
+fn units(
+    (content_type, encoding): (&str, &str),
+    small_as_they_come: bool,
+    chunks: &[&[u8]],
+) -> (Vec<(Vec<u8>, usize)>, bool) {
     let mut units = Vec::new();
     let mut unit = |data: &[u8]| {
         if units.len() < 10_000 {
             units.push((data[..data.len().min(256)].to_vec(), data.len()));
         }
     };
-    let mut framer = Framer::new(Some(content_type.as_bytes()), Some(encoding.as_bytes()), MEMBERS);
+    let framer = Framer::new(Some(content_type.as_bytes()), Some(encoding.as_bytes()), MEMBERS);
+    let mut framer = framer.with_small_objects(small_as_they_come);
     for chunk in chunks {
         framer.feed(chunk, &mut unit);
     }

@@ -6,7 +6,6 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
-use tokenmeter::framing::Framer;
 use tokenmeter::operation::Operation;
 use tokenmeter::wires::{self, Countable, Observer, Wire};
 use tokenmeter_fuzz::{cuts, pick, read, within};
@@ -59,7 +58,7 @@ fn header(word: &str) -> Option<(HeaderName, HeaderValue)> {
 fn observed(answer: &Answer<'_>, chunks: &[&[u8]], is_asked: bool) -> Option<(String, Countable, bool)> {
     let mut observer: Box<dyn Observer> = answer.wire.observer(answer.operation, answer.provider);
     let (content_type, encoding) = (answer.content_type.as_bytes(), answer.encoding.as_bytes());
-    let mut framer = Framer::new(Some(content_type), Some(encoding), answer.wire.members());
+    let mut framer = answer.wire.framer(Some(content_type), Some(encoding));
     observer.head(&answer.headers);
     for chunk in chunks {
         framer.feed(chunk, &mut |unit| observer.unit(unit));

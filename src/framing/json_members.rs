@@ -515,7 +515,7 @@ fn string_end(rest: &[u8], is_escaped: &mut bool) -> Option<usize> {
         if !is_odd(at) {
             return Some(at);
         }
-        // A text with one quote has more of them.
+        // A text with one escaped quote has more of them.
         at = behind_escaped_quotes(rest, at + 1);
     }
 }
@@ -531,8 +531,8 @@ fn behind_escaped_quotes(text: &[u8], at: usize) -> usize {
     at
 }
 
-/// Whether any byte behind the first two is a quote, and does not stand behind a backslash that is none's own: an escaped
-/// one may stand in front of the end.
+/// Whether a quote behind the first two bytes may end a string. One behind a single backslash does not; one behind two may,
+/// which is looked at exactly.
 #[expect(clippy::needless_bitwise_bool, reason = "without branches many bytes are looked at in one go")]
 fn may_end_string(block: &[u8]) -> bool {
     let shifted = |by| block.get(by..).unwrap_or_default().iter();

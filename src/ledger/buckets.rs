@@ -211,7 +211,7 @@ pub struct Row {
 /// Buckets of a day in UTC.
 pub(super) const BUCKETS_A_DAY: i64 = 24 * 3600 / BUCKET_SECS;
 
-/// What names a bucket: its number, and the dimensions in their order, which are of a record where they are borrowed.
+/// What names a bucket: its number, and the dimensions in their order; borrowed from a record, or read from a row.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) struct BucketKey<S = String> {
     pub(super) bucket: i64,

@@ -32,7 +32,7 @@ const QUEUE_MAX: usize = 8;
 const YOUNG_BYTES_MAX: u64 = 256 << 10;
 /// How many times as long as a lesson took no saturated key has another: half a per cent of a core.
 const REST: u32 = 200;
-/// And how long at least: who serves calls wakes the thread for each.
+/// And how long at least: to wake the thread costs the call that does it more than a short lesson the thread.
 const REST_LEAST: Duration = Duration::from_millis(50);
 /// Keys whose first calls are told from later ones. Beyond them, all are later ones.
 const TRIED_MAX: usize = 4 * KEYS_MAX;
@@ -73,6 +73,8 @@ pub(super) struct Lesson {
     prompt: HeldPrompt,
     observer: Option<Box<dyn Observer>>,
     reported: TokenCounts,
+    /// Whether the upstream was asked for what it teaches: then it is not thrown away.
+    was_asked_for: bool,
 }
 
 impl Learning {
@@ -198,12 +200,14 @@ impl Lesson {
             prompt,
             observer,
             reported: record.tokens,
+            was_asked_for: false,
         }
     }
 
     /// Has it teach that its prompt has `tokens`, and nothing of its answer.
     pub(super) fn tell_prompt(&mut self, tokens: u64) {
         self.reported = TokenCounts { input: Some(tokens), ..TokenCounts::default() };
+        self.was_asked_for = true;
     }
 }
 
@@ -252,7 +256,7 @@ fn work(shared: &Shared, inbox: &Receiver<Box<Lesson>>) {
         let is_young = lesson.prompt.bytes <= YOUNG_BYTES_MAX
             && !shared.saturated.load().contains(&hash)
             && (tried.len() < TRIED_MAX || tried.contains_key(&hash));
-        if !is_young && !shared.has_rested(begun) {
+        if !is_young && !lesson.was_asked_for && !shared.has_rested(begun) {
             continue;
         }
         learn(shared, *lesson);
@@ -273,7 +277,7 @@ fn work(shared: &Shared, inbox: &Receiver<Box<Lesson>>) {
 
 /// Counts what a call was and learns from it. Slow, but for the moment in which what was learned is written down.
 fn learn(shared: &Shared, lesson: Lesson) {
-    let Lesson { key, asked_for, provider, wire, prompt, observer, reported } = lesson;
+    let Lesson { key, asked_for, provider, wire, prompt, observer, reported, was_asked_for: _ } = lesson;
     let body = prompt.slices.map(|slices| slices.concat());
     let Some(prompt) = body.and_then(|body| wire.prompt(key.operation, &body)) else { return };
     if prompt.bytes_beyond > 0 {

@@ -18,7 +18,6 @@ use super::connect::BoxError;
 use super::reply::{self, Refused, ReplyBody};
 use super::upstream::Upstream;
 use super::watch::{Look, Passed, Reader, Watch};
-use crate::framing::Framer;
 use crate::ids::Provider;
 use crate::meter::{Ending, OpenCall};
 use crate::operation::Operation;
@@ -57,7 +56,7 @@ impl ReadingPlan {
             if self.operation == Operation::Batch { Some(&b"application/jsonl"[..]) } else { header(CONTENT_TYPE) };
         let mut observer = self.wire.observer(self.operation, self.provider.as_str());
         observer.head(response.headers());
-        Reader { framer: Framer::new(content_type, header(CONTENT_ENCODING), self.wire.members()), observer }
+        Reader { framer: self.wire.framer(content_type, header(CONTENT_ENCODING)), observer }
     }
 
     /// Whether it costs something and nobody reads it: then bytes are counted.

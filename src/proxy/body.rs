@@ -1,7 +1,6 @@
 //! Body: what must be seen of a request before it goes on, and the body that the upstream is sent.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -134,7 +133,8 @@ impl View {
         };
         let mut view = Self { form, is_prompt, ..Self::unseen(body, bounds) };
         while let Some(rest) = &mut view.rest {
-            match next_frame(rest, bounds.idle_timeout).await? {
+            let frame = tokio::time::timeout(bounds.idle_timeout, rest.frame()).await;
+            match frame.map_err(|_| RequestError::Idle(bounds.idle_timeout))? {
                 Some(frame) => {
                     let Ok(data) = frame?.into_data() else { continue };
                     match &mut view.form {
@@ -242,27 +242,6 @@ impl View {
             bounds: self.bounds,
         };
         (UpstreamBody { held, rest: Some(rest), kept: kept.clone() }, kept)
-    }
-}
-
-/// The next frame of `body`, after at most `timeout`. hyper hands over what it has read already when it is asked for the
-/// second time: for that no timer is armed.
-async fn next_frame(
-    body: &mut Incoming,
-    timeout: Duration,
-) -> Result<Option<Result<Frame<Bytes>, hyper::Error>>, RequestError> {
-    let mut was_asked = false;
-    let at_once = poll_fn(|context| match Pin::new(&mut *body).poll_frame(context) {
-        Poll::Ready(frame) => Poll::Ready(Some(frame)),
-        Poll::Pending if std::mem::replace(&mut was_asked, true) => Poll::Ready(None),
-        Poll::Pending => {
-            context.waker().wake_by_ref();
-            Poll::Pending
-        }
-    });
-    match at_once.await {
-        Some(frame) => Ok(frame),
-        None => tokio::time::timeout(timeout, body.frame()).await.map_err(|_| RequestError::Idle(timeout)),
     }
 }
 

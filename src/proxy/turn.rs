@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// So often a future is polled in one turn; then others have theirs.
+/// So often a future is polled in one turn; then others have theirs. hyper itself goes round up to sixteen times a poll.
 const POLLS_MAX: u32 = 8;
 
 /// Nobody polls: who wakes the future wakes its task.
 const AT_REST: u8 = 0;
 /// It is being polled.
 const POLLED: u8 = 1;
-/// It was woken since it was polled last.
+/// It was woken since it was polled last: its task is awake.
 const WOKEN: u8 = 2;
 
 /// The turns of one future.
@@ -44,14 +44,14 @@ impl Turn {
         let state = &self.bell.state;
         self.bell.task.lock().unwrap_or_else(PoisonError::into_inner).clone_from(context.waker());
         for _ in 0..POLLS_MAX {
-            state.store(POLLED, Ordering::Release);
+            // Sees what whoever woke it last had done before.
+            state.swap(POLLED, Ordering::AcqRel);
             let polled = poll(&mut Context::from_waker(&self.waker));
             if polled.is_ready() || state.compare_exchange(POLLED, AT_REST, Ordering::AcqRel, Ordering::Acquire).is_ok()
             {
                 return polled;
             }
         }
-        state.store(AT_REST, Ordering::Release);
         context.waker().wake_by_ref();
         Poll::Pending
     }
@@ -63,7 +63,7 @@ impl Wake for Bell {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if self.state.compare_exchange(POLLED, WOKEN, Ordering::AcqRel, Ordering::Acquire) == Err(AT_REST) {
+        if self.state.swap(WOKEN, Ordering::AcqRel) == AT_REST {
             self.task.lock().unwrap_or_else(PoisonError::into_inner).wake_by_ref();
         }
     }

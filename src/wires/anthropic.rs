@@ -76,6 +76,10 @@ impl Wire for Anthropic {
         MEMBERS
     }
 
+    fn reads_small_whole(&self) -> bool {
+        true
+    }
+
     fn observer(&self, operation: Operation, _provider: &str) -> Box<dyn Observer> {
         match operation {
             Operation::TextCompletion => Box::new(Completion::default()),

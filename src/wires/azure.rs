@@ -38,6 +38,10 @@ impl Wire for Azure {
         OpenAi.members()
     }
 
+    fn reads_small_whole(&self) -> bool {
+        OpenAi.reads_small_whole()
+    }
+
     fn takes_stream_options(&self) -> bool {
         OpenAi.takes_stream_options()
     }

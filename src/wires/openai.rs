@@ -101,6 +101,10 @@ impl Wire for OpenAi {
         MEMBERS
     }
 
+    fn reads_small_whole(&self) -> bool {
+        true
+    }
+
     fn takes_stream_options(&self) -> bool {
         true
     }

@@ -6,7 +6,6 @@
 mod replay;
 
 use http::Method;
-use tokenmeter::framing::Framer;
 use tokenmeter::operation::Operation;
 use tokenmeter::wires::{self, Consumption, Exchange, Observer};
 
@@ -25,7 +24,7 @@ pub(crate) fn observed((wire, operation, content_type, body): Answer<'_>, size: 
     let mut observer = wire.observer(operation, wire.name());
     // As the proxy does: a batch's results are lines, whatever they are called.
     let content_type = if operation == Operation::Batch { "application/jsonl" } else { content_type };
-    let mut framer = Framer::new(Some(content_type.as_bytes()), None, wire.members());
+    let mut framer = wire.framer(Some(content_type.as_bytes()), None);
     let cuts: Vec<usize> = (0..body.len()).step_by(size).collect();
     replay(&mut framer, &mut *observer, body, &cuts);
     observer

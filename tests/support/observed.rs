@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a row that cannot be read must be heard")]
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use tokenmeter::framing::Framer;
 use tokenmeter::operation::Operation;
 use tokenmeter::wires::{self, Exchange, Observer};
 
@@ -36,7 +35,7 @@ pub(crate) fn observed<'a>(
     // As the proxy does: a batch's results are lines, whatever they are called.
     let content_type = row.response_header("content-type").filter(|_| exchange.operation != Operation::Batch);
     let content_type = content_type.or((exchange.operation == Operation::Batch).then_some("application/jsonl"));
-    let mut framer = Framer::new(content_type.map(str::as_bytes), encoding.map(str::as_bytes), exchange.wire.members());
+    let mut framer = exchange.wire.framer(content_type.map(str::as_bytes), encoding.map(str::as_bytes));
     for chunk in chunks {
         framer.feed(chunk, &mut |unit| observer.unit(unit));
     }
