@@ -34,15 +34,15 @@ const TOLERATED_PERCENT: u64 = 5;
 
 /// A path, and the instructions that it takes at most. Whoever makes one cheaper lowers its bound.
 const BOUNDS: &[(&str, u64)] = &[
-    ("attribution by key", 7_400),
-    ("request", 7_300),
-    ("request of 200 KB", 720_000),
+    ("attribution by key", 6_600),
+    ("request", 6_800),
+    ("request of 200 KB", 172_000),
     ("chunk of a stream", 2_650),
     ("chunk of a stream, at the meter", 2_700),
-    ("small answer", 67_000),
+    ("small answer", 49_600),
     ("price", 6_600),
     ("journal, a record", 22_000),
-    ("call, from intent to record", 112_500),
+    ("call, from intent to record", 93_700),
 ];
 
 fn main() -> ExitCode {
