@@ -357,6 +357,9 @@ mod tests {
         let learning = start(Some(Calibration::default()));
         teach(&learning, SATURATED_FROM);
         let saturated_at = Instant::now();
+        learning.shared.rest(Duration::from_micros(1), saturated_at);
+        assert!(!learning.may_teach(&chat(), &prompt(), saturated_at + Duration::from_millis(49)));
+        assert!(learning.may_teach(&chat(), &prompt(), saturated_at + REST_LEAST));
         learning.shared.rest(Duration::from_secs(1), saturated_at);
         assert!(!learning.may_teach(&chat(), &prompt(), saturated_at + Duration::from_secs(199)));
         assert!(learning.may_teach(&chat(), &prompt(), saturated_at + Duration::from_secs(200)));
@@ -369,6 +372,23 @@ mod tests {
         assert_eq!(learning.changed().len(), 2, "by the name that answered and by the one that was asked for");
         learning.stop();
         assert!(!learning.may_teach(&another, &prompt(), saturated_at + Duration::from_secs(200)));
+    }
+
+    #[test]
+    fn what_an_upstream_was_asked_for_is_learned_while_the_thread_rests() {
+        let learning = start(Some(Calibration::default()));
+        teach(&learning, SATURATED_FROM);
+        learning.shared.rest(Duration::from_mins(1), Instant::now());
+        learning.changed();
+        let mut asked_for = lesson();
+        asked_for.tell_prompt(7);
+        learning.teach(asked_for);
+        let begun = Instant::now();
+        while learning.changed().is_empty() {
+            assert!(begun.elapsed() < Duration::from_mins(1), "it was thrown away");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        learning.stop();
     }
 
     #[test]
