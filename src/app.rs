@@ -241,8 +241,6 @@ struct Books {
 
 impl Books {
     fn open(config: &Config, asking: Option<Asking>) -> anyhow::Result<Self> {
-        // Beside the rest: it takes longer than reading the journal.
-        let prices = std::thread::Builder::new().name("prices".into()).spawn(PriceBook::bundled)?;
         let places = Places::of(&config.ledger);
         journal::make_directory(&config.ledger.directory)
             .with_context(|| format!("cannot make `{}` (`ledger.directory`)", config.ledger.directory.display()))?;
@@ -266,7 +264,7 @@ impl Books {
         drop(ledger);
         let journal = Arc::new(opened.journal);
         let metrics = Arc::new(Metrics::new(Limits::default()));
-        let prices = Arc::new(prices.join().map_err(|_| anyhow::anyhow!("cannot load the list prices"))?);
+        let prices = Arc::new(PriceBook::bundled());
         let settings = &config.counting;
         let (theirs, counters) = (Arc::clone(&journal), Arc::clone(&metrics));
         let meter = Meter::start_learning(theirs, prices, counters, settings, calibration, asking)

@@ -175,6 +175,7 @@ impl Meter {
         wire: &'static dyn Wire,
         consumption: Consumption,
     ) -> Result<(OpenCall, Appended), JournalError> {
+        self.books.prices.read_soon();
         let appending = Instant::now();
         let appended = self.books.journal.submit_intent(&intent);
         let appended = appended.inspect_err(|_| self.books.metrics.journal_failed())?;

@@ -9,7 +9,8 @@ mod catalog;
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use rust_decimal::Decimal;
 
@@ -53,7 +54,9 @@ pub fn billed(processed: &TokenCounts, units: &Units) -> TokenCounts {
 /// Every list price, and what was found in it lately.
 #[derive(Debug)]
 pub struct PriceBook {
-    catalog: Catalog,
+    /// Read on first need.
+    catalog: OnceLock<Catalog>,
+    is_being_read: AtomicBool,
     hasher: RandomState,
     remembered: RwLock<HashMap<u64, Arc<Remembered>>>,
 }
@@ -71,9 +74,34 @@ struct Remembered {
 }
 
 impl PriceBook {
-    /// The prices that are part of this build. Takes tens of milliseconds the first time.
+    /// The prices that are part of this build. They are read, which takes tens of milliseconds and ten megabytes, when
+    /// one is asked for first, or by [`read_soon`](Self::read_soon).
     pub fn bundled() -> Self {
-        Self { catalog: Catalog::bundled(), hasher: RandomState::new(), remembered: RwLock::default() }
+        Self {
+            catalog: OnceLock::new(),
+            is_being_read: AtomicBool::new(false),
+            hasher: RandomState::new(),
+            remembered: RwLock::default(),
+        }
+    }
+
+    /// Has the prices read on a thread of its own, so that they are there when a call that begins now is over. Nothing where
+    /// they are or will be; where there is no thread to be had, who asks first reads them.
+    pub fn read_soon(self: &Arc<Self>) {
+        if self.catalog.get().is_some() || self.is_being_read.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let this = Arc::clone(self);
+        let spawned = std::thread::Builder::new().name("prices".into()).spawn(move || {
+            this.catalog();
+        });
+        if let Err(error) = spawned {
+            tracing::debug!(error = &error as &dyn std::error::Error, "no thread to read the prices on");
+        }
+    }
+
+    fn catalog(&self) -> &Catalog {
+        self.catalog.get_or_init(Catalog::bundled)
     }
 
     /// What `tokens` of `model` cost at `at`. `service_tier` is the one that the answer named. `None` where no price is
@@ -151,7 +179,7 @@ impl PriceBook {
             model: question.model.into(),
             service_tier: question.service_tier.map(Into::into),
             bucket: question.bucket,
-            listed: self.catalog.find(question),
+            listed: self.catalog().find(question),
             sizes: RwLock::default(),
         });
         let mut known = self.remembered.write().unwrap_or_else(PoisonError::into_inner);
@@ -181,7 +209,7 @@ impl PriceBook {
         if known.is_some() {
             return known;
         }
-        let rates = self.catalog.rates(question, size)?;
+        let rates = self.catalog().rates(question, size)?;
         let mut sizes = remembered.sizes.write().unwrap_or_else(PoisonError::into_inner);
         if sizes.len() < SIZES_MAX {
             sizes.insert(size, rates);

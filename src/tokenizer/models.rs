@@ -73,7 +73,7 @@ impl Tokenizers {
         Counter::new(tokenizer, model, self.text_bytes_max)
     }
 
-    /// Makes the tables of the built-in tokenizers that are needed most. Slow: a quarter of a second, and tens of megabytes.
+    /// Makes the tables of the built-in tokenizers that are needed most. Slow: a third of a second.
     pub fn load(&self) {
         for tokenizer in [O200K, CL100K] {
             tokenizer.count("");
