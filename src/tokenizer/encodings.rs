@@ -1,11 +1,9 @@
 //! Encodings: the tokenizers that are built in. Their tables are made on first need and stay.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug, Formatter};
 use std::sync::LazyLock;
 
-use tiktoken_rs::{CoreBPE, O200K_BASE_PAT_STR};
-
-use super::vocabulary::Vocabulary;
+use super::vocabulary::{Table, Vocabulary};
 
 /// What cuts text into tokens.
 pub trait Tokenizer: Debug + Send + Sync {
@@ -23,31 +21,46 @@ pub trait Tokenizer: Debug + Send + Sync {
 }
 
 /// An encoding of `OpenAI`'s.
-#[derive(Debug)]
 struct OfOpenAi {
     name: &'static str,
     vocabulary: &'static LazyLock<Option<Vocabulary>>,
 }
 
 /// That of its models since GPT-4o; `o200k_harmony` of the open ones is the same but for special tokens.
-pub(super) static O200K: &dyn Tokenizer = &OfOpenAi { name: "o200k", vocabulary: &O200K_TOKENS };
+pub(super) static O200K: &dyn Tokenizer = &OfOpenAi { name: "o200k", vocabulary: &O200K_VOCABULARY };
 /// That of its models before, and of its embeddings.
-pub(super) static CL100K: &dyn Tokenizer = &OfOpenAi { name: "cl100k", vocabulary: &CL100K_TOKENS };
+pub(super) static CL100K: &dyn Tokenizer = &OfOpenAi { name: "cl100k", vocabulary: &CL100K_VOCABULARY };
 
-static O200K_TOKENS: LazyLock<Option<Vocabulary>> =
-    LazyLock::new(|| vocabulary(|| tiktoken_rs::o200k_base().ok(), O200K_BASE_PAT_STR));
-static CL100K_TOKENS: LazyLock<Option<Vocabulary>> =
-    LazyLock::new(|| vocabulary(|| tiktoken_rs::cl100k_base().ok(), CL100K_PATTERN));
+static O200K_VOCABULARY: LazyLock<Option<Vocabulary>> = LazyLock::new(|| {
+    let table = Table {
+        lengths: include_bytes!(concat!(env!("OUT_DIR"), "/o200k.lengths")),
+        tokens: include_bytes!(concat!(env!("OUT_DIR"), "/o200k.tokens")),
+    };
+    Vocabulary::new(&table, O200K_PATTERN)
+});
+static CL100K_VOCABULARY: LazyLock<Option<Vocabulary>> = LazyLock::new(|| {
+    let table = Table {
+        lengths: include_bytes!(concat!(env!("OUT_DIR"), "/cl100k.lengths")),
+        tokens: include_bytes!(concat!(env!("OUT_DIR"), "/cl100k.tokens")),
+    };
+    Vocabulary::new(&table, CL100K_PATTERN)
+});
 
-/// The crate keeps this one to itself (github.com/openai/tiktoken, `openai_public.py`).
+// Both of github.com/openai/tiktoken, `tiktoken_ext/openai_public.py`.
+const O200K_PATTERN: &str = concat!(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+);
 const CL100K_PATTERN: &str = concat!(
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+",
     r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
 );
 
-/// On a thread of its own: the allocator keeps what a thread frees for it, and nothing is left of one that ends.
-fn vocabulary(make: fn() -> Option<CoreBPE>, pattern: &'static str) -> Option<Vocabulary> {
-    std::thread::spawn(move || Vocabulary::of(make, pattern)).join().ok().flatten()
+impl Debug for OfOpenAi {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("OfOpenAi").field(&self.name).finish()
+    }
 }
 
 impl Tokenizer for OfOpenAi {
@@ -167,7 +180,7 @@ mod tests {
 
     #[test]
     fn every_token_has_its_rank_and_no_special_one_has() {
-        for (vocabulary, tokens) in [(&O200K_TOKENS, 199_998), (&CL100K_TOKENS, 100_256)] {
+        for (vocabulary, tokens) in [(&O200K_VOCABULARY, 199_998), (&CL100K_VOCABULARY, 100_256)] {
             assert_eq!(vocabulary.as_ref().map(Vocabulary::tokens), Some(tokens));
         }
     }

@@ -1,7 +1,7 @@
 //! Vocabulary: the tokens of an encoding, and into how many of them a text falls.
 //!
-//! `tiktoken-rs` holds each token three times, each time on the heap: 45 MiB for 200,000 of them. Here each is held once, in
-//! a tenth of that; the tables are still the crate's, and so are the counts.
+//! The tables are those of `tiktoken-rs`, which `build.rs` has written into the binary. The crate itself would hold each
+//! token three times, each time on the heap: 45 MiB for 200,000 of them, and here it is four.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -9,57 +9,58 @@ use std::hash::BuildHasher as _;
 
 use fancy_regex::Regex;
 use hashbrown::{DefaultHashBuilder, HashTable};
-use tiktoken_rs::{CoreBPE, Rank};
 
-/// Tokens by rank, and the pattern that cuts text into pieces that are tokenized alone.
-#[derive(Debug)]
+/// What is merged first: a token's place among all.
+type Rank = u32;
+
+/// What `build.rs` has written of an encoding.
+pub(super) struct Table {
+    /// The lengths of the tokens, by rank.
+    pub(super) lengths: &'static [u8],
+    /// The tokens, one behind the other.
+    pub(super) tokens: &'static [u8],
+}
+
+/// Tokens, and the pattern that cuts text into pieces that are tokenized alone.
 pub(super) struct Vocabulary {
     pattern: Regex,
-    /// The tokens, one behind the other.
-    bytes: Vec<u8>,
+    bytes: &'static [u8],
     tokens: HashTable<Token>,
     hasher: DefaultHashBuilder,
 }
 
-/// Where a token is among the bytes, and its rank.
-#[derive(Clone, Copy, Debug)]
+/// Where a token is among the bytes, its rank, and in the last eight bits behind that its length.
+#[derive(Clone, Copy)]
 struct Token {
     start: u32,
-    length: u32,
-    rank: Rank,
+    rank_and_length: u32,
 }
 
 impl Token {
     fn of(self, bytes: &[u8]) -> &[u8] {
-        let [start, length] = [self.start, self.length].map(|number| usize::try_from(number).unwrap_or(usize::MAX));
+        let [start, length] =
+            [self.start, self.rank_and_length & 0xff].map(|number| usize::try_from(number).unwrap_or(usize::MAX));
         bytes.get(start..start.saturating_add(length)).unwrap_or_default()
+    }
+
+    fn rank(self) -> Rank {
+        self.rank_and_length >> 8
     }
 }
 
 impl Vocabulary {
-    /// The tokens of `make`'s table, which is held for this long only, with its `pattern`. `None` where the two are not what
-    /// we know them to be.
-    pub(super) fn of(make: impl FnOnce() -> Option<CoreBPE>, pattern: &str) -> Option<Self> {
-        // Room for what is kept is made before there is a table: what lies behind the table would keep its memory from
-        // being given back.
-        let mut this = Self {
-            pattern: Regex::new(pattern).ok()?,
-            bytes: Vec::with_capacity(2 << 20),
-            tokens: HashTable::with_capacity(200_000),
-            hasher: DefaultHashBuilder::default(),
-        };
-        let table = make()?;
-        for rank in 0.. {
-            // Special tokens are behind a gap.
-            let Ok(token) = table.decode_bytes(&[rank]) else { break };
-            let [start, length] = [this.bytes.len(), token.len()].map(u32::try_from);
-            this.bytes.extend_from_slice(&token);
-            let Self { bytes, tokens, hasher, .. } = &mut this;
-            let hash_of = |token: &Token| hasher.hash_one(token.of(bytes));
-            let token = Token { start: start.ok()?, length: length.ok()?, rank };
+    /// `None` where `pattern` is none.
+    pub(super) fn new(table: &Table, pattern: &str) -> Option<Self> {
+        let (bytes, hasher) = (table.tokens, DefaultHashBuilder::default());
+        let mut tokens = HashTable::with_capacity(table.lengths.len());
+        let (mut start, hash_of) = (0_u32, |token: &Token| hasher.hash_one(token.of(bytes)));
+        for (rank, length) in (0..).zip(table.lengths) {
+            let length = u32::from(*length);
+            let token = Token { start, rank_and_length: Rank::checked_mul(rank, 1 << 8)? | length };
             tokens.insert_unique(hash_of(&token), token, hash_of);
+            start = start.saturating_add(length);
         }
-        Some(this)
+        Some(Self { pattern: Regex::new(pattern).ok()?, bytes, tokens, hasher })
     }
 
     /// The tokens of `text`, in which nothing is a special token; `None` where the pattern gives up.
@@ -77,8 +78,8 @@ impl Vocabulary {
     }
 
     fn rank(&self, piece: &[u8]) -> Option<Rank> {
-        let found = self.tokens.find(self.hasher.hash_one(piece), |token| token.of(&self.bytes) == piece);
-        found.map(|token| token.rank)
+        let found = self.tokens.find(self.hasher.hash_one(piece), |token| token.of(self.bytes) == piece);
+        found.map(|token| token.rank())
     }
 
     /// How many tokens are left of the bytes of `piece` when, of all neighbours that are a token together, those of the

@@ -11,8 +11,10 @@ use super::Countable;
 use super::lanes::{self, Lanes};
 use super::object::Count;
 
-/// Bytes kept of units, some 2,000 of a stream. It bounds what a long stream holds.
+/// Bytes kept of units, some 2,000 of a stream. It bounds what a long stream holds, and how long reading it takes.
 const KEPT_BYTES_MAX: usize = 64 << 10;
+/// What a unit counts for beside what is kept of it.
+const UNIT_BYTES: usize = 24;
 /// Bytes compared at once.
 const STRIDE: usize = 16;
 
@@ -21,26 +23,16 @@ pub struct Delivered {
     read: fn(&[u8], &mut Text),
     /// Text of units so long that they were read at once.
     text: Text,
-    /// What each kept unit has between its likenesses, one behind the other.
-    differences: Vec<u8>,
-    kept: Vec<Likeness>,
+    /// The units, one behind the other: how many bytes at its begin and at its end are those of the one before, how
+    /// many are between, and these.
+    kept: Vec<u8>,
+    units: usize,
     /// The unit kept last.
     last: Vec<u8>,
     is_full: bool,
     /// Bytes of the units that were kept or read, and of those that came when it was full.
     known_bytes: u64,
     bytes_beyond: u64,
-}
-
-/// How a unit is like the one before it.
-#[derive(Clone, Copy)]
-struct Likeness {
-    /// Bytes at its begin that are the same.
-    begin: usize,
-    /// Bytes at its end that are the same.
-    end: usize,
-    /// Bytes between.
-    difference: usize,
 }
 
 /// Text found so far: of an answer, or of a prompt.
@@ -51,7 +43,6 @@ pub(super) struct Text(Lanes);
 #[derive(Clone, Default)]
 pub struct Bookmark {
     kept: usize,
-    differences: usize,
     text: lanes::Reached,
     known_bytes: u64,
     bytes_beyond: u64,
@@ -64,8 +55,7 @@ pub struct Unread {
     read: fn(&[u8], &mut Text),
     text: Text,
     before: Vec<u8>,
-    differences: Vec<u8>,
-    kept: Vec<Likeness>,
+    kept: Vec<u8>,
     known_bytes: u64,
     bytes_beyond: u64,
 }
@@ -103,8 +93,8 @@ impl Delivered {
         Self {
             read,
             text: Text::default(),
-            differences: Vec::new(),
             kept: Vec::new(),
+            units: 0,
             last: Vec::new(),
             is_full: false,
             known_bytes: 0,
@@ -127,18 +117,26 @@ impl Delivered {
         let (before, after) = (self.last.get(begin..).unwrap_or_default(), unit.get(begin..).unwrap_or_default());
         let end = same_at_end(before, after);
         let difference = after.get(..after.len().saturating_sub(end)).unwrap_or_default();
-        let likenesses = self.kept.len().saturating_add(1).saturating_mul(size_of::<Likeness>());
-        let differences = self.differences.len().saturating_add(difference.len());
-        if likenesses.saturating_add(differences) > KEPT_BYTES_MAX {
+        let units = self.units.saturating_add(1);
+        let counted = units.saturating_mul(UNIT_BYTES).saturating_add(self.kept.len());
+        if counted.saturating_add(difference.len()) > KEPT_BYTES_MAX {
             self.is_full = true;
             self.last = Vec::new();
-            self.differences.shrink_to_fit();
             self.kept.shrink_to_fit();
             self.bytes_beyond = length(unit.len());
             return;
         }
-        self.differences.extend_from_slice(difference);
-        self.kept.push(Likeness { begin, end, difference: difference.len() });
+        let numbers = [begin, end, difference.len()];
+        let most = difference.len().saturating_add(size_of_val(&numbers));
+        if self.kept.capacity().saturating_sub(self.kept.len()) < most {
+            // Not twice as much, as a vector would: most streams are short.
+            self.kept.reserve_exact(most.saturating_add(self.kept.len() / 4));
+        }
+        for number in numbers {
+            put_number(&mut self.kept, number);
+        }
+        self.kept.extend_from_slice(difference);
+        self.units = units;
         self.last.clear();
         self.last.extend_from_slice(unit);
         self.known_bytes = self.known_bytes.saturating_add(length(unit.len()));
@@ -146,7 +144,7 @@ impl Delivered {
 
     /// Bytes in memory of what is kept.
     pub fn held_bytes(&self) -> usize {
-        in_memory(&self.text, &self.differences, &self.kept, &self.last)
+        in_memory(&self.text, &self.kept, &self.last)
     }
 
     /// All text so far.
@@ -158,7 +156,6 @@ impl Delivered {
     pub fn bookmark(&self) -> Bookmark {
         Bookmark {
             kept: self.kept.len(),
-            differences: self.differences.len(),
             text: self.text.0.reached(),
             known_bytes: self.known_bytes,
             bytes_beyond: self.bytes_beyond,
@@ -175,7 +172,7 @@ impl Delivered {
     pub fn read_until(&self, to: &Bookmark) -> Countable {
         let mut text = Text(self.text.0.until(&to.text));
         let kept = self.kept.get(..to.kept).unwrap_or(&self.kept);
-        read_units(self.read, kept, &self.differences, Vec::new(), &mut text);
+        read_units(self.read, kept, Vec::new(), &mut text);
         let beyond = scaled(text.0.bytes(), to.bytes_beyond, to.known_bytes);
         text.0.add_beyond(beyond);
         text.0.into_countable()
@@ -188,7 +185,6 @@ impl Delivered {
                 read: self.read,
                 text: Text(self.text.0.since(&from.text)),
                 before: from.last.clone(),
-                differences: self.differences.get(from.differences..).unwrap_or_default().to_vec(),
                 kept: self.kept.get(from.kept..).unwrap_or_default().to_vec(),
                 known_bytes: self.known_bytes,
                 bytes_beyond: self.bytes_beyond,
@@ -201,13 +197,13 @@ impl Delivered {
 impl Unread {
     /// Bytes in memory of it.
     pub fn held_bytes(&self) -> usize {
-        in_memory(&self.text, &self.differences, &self.kept, &self.before)
+        in_memory(&self.text, &self.kept, &self.before)
     }
 
     /// The text in it. Slow: not for the data path.
     pub fn text(&self) -> Countable {
         let mut text = self.text.clone();
-        read_units(self.read, &self.kept, &self.differences, self.before.clone(), &mut text);
+        read_units(self.read, &self.kept, self.before.clone(), &mut text);
         text.0.into_countable()
     }
 
@@ -217,8 +213,8 @@ impl Unread {
     }
 }
 
-fn in_memory(text: &Text, differences: &[u8], kept: &[Likeness], unit: &[u8]) -> usize {
-    [text.0.held_bytes(), differences.len(), size_of_val(kept), unit.len()].into_iter().fold(0, usize::saturating_add)
+fn in_memory(text: &Text, kept: &[u8], unit: &[u8]) -> usize {
+    [text.0.held_bytes(), kept.len(), unit.len()].into_iter().fold(0, usize::saturating_add)
 }
 
 /// `known · beyond / of`: what was not kept holds as much as what was.
@@ -227,26 +223,45 @@ fn scaled(known: u64, beyond: u64, of: u64) -> u64 {
     product.checked_div(u128::from(of)).map_or(0, |scaled| u64::try_from(scaled).unwrap_or(u64::MAX))
 }
 
-/// Puts units together from how each is like the one before, the first like `before`, and reads them.
-fn read_units(
-    read: fn(&[u8], &mut Text),
-    kept: &[Likeness],
-    mut differences: &[u8],
-    mut before: Vec<u8>,
-    text: &mut Text,
-) {
+/// Puts `kept` units together, the first of which is like `before`, and reads them.
+fn read_units(read: fn(&[u8], &mut Text), mut kept: &[u8], mut before: Vec<u8>, text: &mut Text) {
     let mut unit = Vec::new();
-    for likeness in kept {
-        let (difference, rest) = differences.split_at_checked(likeness.difference).unwrap_or_default();
-        differences = rest;
+    while !kept.is_empty() {
+        let [begin, end, difference] = [(); 3].map(|()| take_number(&mut kept));
+        let (difference, rest) = kept.split_at_checked(difference).unwrap_or_default();
+        kept = rest;
         unit.clear();
-        unit.extend_from_slice(before.get(..likeness.begin).unwrap_or_default());
+        unit.extend_from_slice(before.get(..begin).unwrap_or_default());
         unit.extend_from_slice(difference);
-        let end = before.len().saturating_sub(likeness.end);
-        unit.extend_from_slice(before.get(end..).unwrap_or_default());
+        unit.extend_from_slice(before.get(before.len().saturating_sub(end)..).unwrap_or_default());
         read(&unit, text);
         std::mem::swap(&mut before, &mut unit);
     }
+}
+
+/// Seven bits a byte, the lowest first; the eighth says that more follow.
+fn put_number(bytes: &mut Vec<u8>, mut number: usize) {
+    loop {
+        let [low, ..] = number.to_le_bytes();
+        number >>= 7;
+        bytes.push(if number == 0 { low } else { low | 0x80 });
+        if number == 0 {
+            return;
+        }
+    }
+}
+
+fn take_number(bytes: &mut &[u8]) -> usize {
+    let (mut number, mut shift) = (0, 0_u32);
+    while let Some((byte, rest)) = bytes.split_first() {
+        *bytes = rest;
+        number |= usize::from(byte & 0x7f).checked_shl(shift).unwrap_or(0);
+        shift = shift.saturating_add(7);
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    number
 }
 
 /// Bytes that both begin with.
@@ -273,21 +288,21 @@ fn length(bytes: usize) -> u64 {
 impl fmt::Debug for Bookmark {
     /// Sizes only: text is never printed.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Bookmark").field("kept_units", &self.kept).finish_non_exhaustive()
+        formatter.debug_struct("Bookmark").field("kept_bytes", &self.kept).finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for Unread {
     /// Sizes only: text is never printed.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Unread").field("kept_units", &self.kept.len()).finish_non_exhaustive()
+        formatter.debug_struct("Unread").field("kept_bytes", &self.kept.len()).finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for Delivered {
     /// Sizes only: text is never printed.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Delivered").field("kept_units", &self.kept.len()).finish_non_exhaustive()
+        formatter.debug_struct("Delivered").field("kept_bytes", &self.kept.len()).finish_non_exhaustive()
     }
 }
 
@@ -320,7 +335,7 @@ mod tests {
         for number in 0..100_000_u64 {
             delivered.push(format!("[{:09}]", number * 7_919).as_bytes());
         }
-        let held = delivered.differences.capacity() + delivered.kept.capacity() * size_of::<Likeness>();
+        let held = delivered.kept.capacity();
         assert!(delivered.is_full && delivered.last.capacity() == 0 && held <= KEPT_BYTES_MAX, "{held}");
         let countable = delivered.countable();
         assert_eq!(length(countable.text.len()) + countable.bytes_beyond, 1_100_000);
@@ -382,7 +397,7 @@ mod tests {
         }
 
         #[test]
-        fn every_unit_is_read_as_it_came(units in prop::collection::vec("[ab]{0,40}", 0..20)) {
+        fn every_unit_is_read_as_it_came(units in prop::collection::vec("[ab]{0,40}|a{100,300}|b{1500,2000}", 0..20)) {
             let mut delivered = Delivered::new(|unit, text| {
                 text.0.say_str(std::str::from_utf8(unit).unwrap());
                 text.0.say_str("|");

@@ -140,10 +140,13 @@ impl Observer for Chat {
         let looks_for_model = answer.model.is_none() && self.model_looks < MODEL_LOOKS_MAX;
         let is_embedding = answer.operation == Operation::Embeddings;
         self.model_looks = self.model_looks.saturating_add(u8::from(looks_for_model));
-        if looks_for_model || TELLING.any_has_value(data) {
+        if TELLING.any_has_value(data) {
             let mut retold = std::mem::take(&mut self.retold);
             retold.show(data, |unit| self.read(unit));
             self.retold = retold;
+        } else if looks_for_model {
+            self.settle();
+            self.read(data);
         }
         if !is_embedding {
             self.delivered.push(data);
