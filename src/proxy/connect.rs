@@ -14,7 +14,7 @@ use http::Uri;
 use http::header::HeaderValue;
 use http::uri::Scheme;
 use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_rustls::HttpsConnector;
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::TokioIo;
@@ -167,7 +167,7 @@ fn config(roots: RootCertStore, is_http2: bool) -> Result<Arc<ClientConfig>, Con
 }
 
 impl Service<Uri> for Connector {
-    type Response = hyper_rustls::MaybeHttpsStream<Stream>;
+    type Response = Stream;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
@@ -179,9 +179,13 @@ impl Service<Uri> for Connector {
         let connecting = self.inner.call(uri);
         let timeout = self.timeout;
         Box::pin(async move {
-            tokio::time::timeout(timeout, connecting)
+            let connected = tokio::time::timeout(timeout, connecting)
                 .await
-                .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "connect timeout").into()))
+                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "connect timeout"))??;
+            Ok(match connected {
+                MaybeHttpsStream::Http(plain) => plain,
+                tls @ MaybeHttpsStream::Https(_) => Stream::Tls(Box::new(tls)),
+            })
         })
     }
 }
@@ -225,10 +229,12 @@ fn with_port(uri: Uri) -> Uri {
     }
 }
 
-/// A connection to an upstream, before TLS.
+/// A connection to an upstream.
 pub(crate) enum Stream {
     Tcp(TokioIo<TcpStream>),
     Memory(TokioIo<DuplexStream>),
+    /// On the heap: the room for it would be that of every connection, for as long as it lasts.
+    Tls(Box<MaybeHttpsStream<Stream>>),
 }
 
 impl Connection for Stream {
@@ -236,6 +242,7 @@ impl Connection for Stream {
         match self {
             Self::Tcp(tcp) => tcp.connected(),
             Self::Memory(_) => Connected::new(),
+            Self::Tls(tls) => tls.connected(),
         }
     }
 }
@@ -245,6 +252,7 @@ impl Read for Stream {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_read(context, buffer),
             Self::Memory(memory) => Pin::new(memory).poll_read(context, buffer),
+            Self::Tls(tls) => Pin::new(tls).poll_read(context, buffer),
         }
     }
 }
@@ -254,6 +262,7 @@ impl Write for Stream {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_write(context, bytes),
             Self::Memory(memory) => Pin::new(memory).poll_write(context, bytes),
+            Self::Tls(tls) => Pin::new(tls).poll_write(context, bytes),
         }
     }
 
@@ -261,6 +270,7 @@ impl Write for Stream {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_flush(context),
             Self::Memory(memory) => Pin::new(memory).poll_flush(context),
+            Self::Tls(tls) => Pin::new(tls).poll_flush(context),
         }
     }
 
@@ -268,6 +278,7 @@ impl Write for Stream {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(context),
             Self::Memory(memory) => Pin::new(memory).poll_shutdown(context),
+            Self::Tls(tls) => Pin::new(tls).poll_shutdown(context),
         }
     }
 
@@ -275,6 +286,7 @@ impl Write for Stream {
         match self {
             Self::Tcp(tcp) => tcp.is_write_vectored(),
             Self::Memory(memory) => memory.is_write_vectored(),
+            Self::Tls(tls) => tls.is_write_vectored(),
         }
     }
 
@@ -286,6 +298,7 @@ impl Write for Stream {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(context, slices),
             Self::Memory(memory) => Pin::new(memory).poll_write_vectored(context, slices),
+            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(context, slices),
         }
     }
 }
