@@ -8,6 +8,7 @@ mod connect;
 mod demo;
 mod fairness;
 mod forward;
+mod gather;
 mod headers;
 mod idle;
 mod listen;
@@ -93,7 +94,7 @@ pub struct Proxy {
     meter: Arc<Meter>,
     metrics: Arc<Metrics>,
     background: Arc<Background>,
-    fairness: Fairness,
+    fairness: Arc<Fairness>,
     /// Whose error shape an unroutable request gets.
     default_wire: &'static dyn Wire,
     /// Connections and background work: whoever stops the proxy waits for them.
@@ -119,7 +120,7 @@ impl Proxy {
         let Settings { finish_calls_max, finish_timeout, finish_bytes_max, .. } = settings;
         let background = Background::new(tasks.clone(), finish_calls_max, finish_timeout, finish_bytes_max);
         let (routes, background) = (Routes::new(upstreams?), Arc::new(background));
-        let fairness = Fairness::new();
+        let fairness = Arc::new(Fairness::new());
         Ok(Arc::new(Self { settings, routes, attribution, meter, metrics, background, fairness, default_wire, tasks }))
     }
 

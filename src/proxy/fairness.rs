@@ -15,7 +15,7 @@ use tokio::runtime::{Handle, RuntimeMetrics};
 use crate::ids::TeamId;
 
 /// Threads that were at work for more per cent of the time are too busy.
-const BUSY_PER_CENT_MAX: u128 = 90;
+const BUSY_PER_CENT_MAX: u64 = 90;
 /// How often it is looked, while calls come.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// After so long without a look nothing is known.
@@ -38,6 +38,8 @@ pub(crate) struct Fairness {
     /// When to look next, and how long who makes too many calls is to wait, in microseconds.
     next_look: AtomicU64,
     delay: AtomicU64,
+    /// For how many per cent of the time the threads had been at work when was looked.
+    at_work: AtomicU64,
     /// When was looked, and how long the threads had been at work by then.
     looked: Mutex<(Instant, Duration)>,
     shares: Mutex<Shares>,
@@ -52,22 +54,39 @@ impl Fairness {
             began,
             next_look: AtomicU64::new(0),
             delay: AtomicU64::new(0),
+            at_work: AtomicU64::new(0),
             looked: Mutex::new((began, Duration::ZERO)),
             shares: Mutex::new(Shares::default()),
         }
     }
 
+    /// Threads that are at work for so many per cent of the time, for good.
+    #[cfg(test)]
+    pub(crate) fn at_work(per_cent: u64) -> Self {
+        Self { at_work: AtomicU64::new(per_cent), next_look: AtomicU64::new(u64::MAX), ..Self::new() }
+    }
+
     /// How long a call of `team` that came at `now` is to wait before it begins; `None` where it need not.
     pub(crate) fn delay(&self, team: &TeamId, now: Instant) -> Option<Duration> {
-        if self.is_due(now) {
-            self.look(now);
-        }
+        self.look_if_due(now);
         let delay = self.delay.load(Ordering::Relaxed);
         if delay == 0 {
             return None;
         }
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
         shares.is_beyond(team, now).then_some(Duration::from_micros(delay))
+    }
+
+    /// For how many per cent of the time the threads have been at work of late, as of `now`.
+    pub(crate) fn per_cent_at_work(&self, now: Instant) -> u64 {
+        self.look_if_due(now);
+        self.at_work.load(Ordering::Relaxed)
+    }
+
+    fn look_if_due(&self, now: Instant) {
+        if self.is_due(now) {
+            self.look(now);
+        }
     }
 
     /// Whether the one who asks is to look.
@@ -85,17 +104,20 @@ impl Fairness {
         let (looked_at, had_worked) = std::mem::replace(&mut *looked, (now, worked));
         let passed = now.saturating_duration_since(looked_at);
         let before = Duration::from_micros(self.delay.load(Ordering::Relaxed));
-        let is_busy = is_busy(worked.saturating_sub(had_worked), passed, threads);
+        let at_work =
+            if passed > LOOK_LASTS { 0 } else { per_cent(worked.saturating_sub(had_worked), passed, threads) };
+        self.at_work.store(at_work, Ordering::Relaxed);
         let have_waited = self.shares.lock().unwrap_or_else(PoisonError::into_inner).have_waited();
+        let is_busy = at_work > BUSY_PER_CENT_MAX;
         let next = if passed > LOOK_LASTS { Duration::ZERO } else { next_delay(before, is_busy, have_waited) };
         self.delay.store(micros(next), Ordering::Relaxed);
     }
 }
 
-/// Whether so many threads, at work for `worked` in all, have been too busy in the time that `passed`.
-fn is_busy(worked: Duration, passed: Duration, threads: usize) -> bool {
-    let whole = passed.as_micros().saturating_mul(u128::try_from(threads).unwrap_or(1));
-    worked.as_micros().saturating_mul(100) > whole.saturating_mul(BUSY_PER_CENT_MAX)
+/// What share of the time that `passed` so many threads, at work for `worked` in all, have been.
+fn per_cent(worked: Duration, passed: Duration, threads: usize) -> u64 {
+    let whole = passed.as_micros().saturating_mul(u128::try_from(threads).unwrap_or(1)).max(1);
+    u64::try_from(worked.as_micros().saturating_mul(100).div_ceil(whole)).unwrap_or(u64::MAX)
 }
 
 /// The delay behind one of `before` that left the threads too busy, or did not. Where hardly anybody had to wait, a longer
@@ -234,10 +256,9 @@ mod tests {
 
     #[test]
     fn threads_are_too_busy_beyond_nine_tenths_of_the_time() {
-        let passed = Duration::from_millis(20);
-        assert!(!is_busy(Duration::from_millis(36), passed, 2));
-        assert!(is_busy(Duration::from_micros(36_001), passed, 2));
-        assert!(!is_busy(Duration::ZERO, Duration::ZERO, 2));
+        let of = |micros| per_cent(Duration::from_micros(micros), Duration::from_millis(20), 2);
+        assert_eq!([of(0), of(20_000), of(36_000), of(36_001), of(40_000)], [0, 50, 90, 91, 100]);
+        assert_eq!(per_cent(Duration::ZERO, Duration::ZERO, 2), 0);
     }
 
     #[test]

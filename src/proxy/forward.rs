@@ -12,6 +12,7 @@ use hyper::body::{Body as _, Incoming};
 use super::asking::{Answer, Asking, ReadingPlan};
 use super::background::Background;
 use super::body::{self, Bounds, Kept, RequestError, Shape, UpstreamBody, View};
+use super::gather::Gather;
 use super::listen::Seat;
 use super::outgoing::Outgoing;
 use super::reply::{self, Refused, ReplyBody};
@@ -434,14 +435,15 @@ pub(crate) fn pass(
         journal: Arc::clone(proxy.meter.journal()),
         on_failure: proxy.settings.on_failure,
     };
-    let mut response = Response::from_parts(parts, Box::new(Tap::new(head, body, watch, settings)));
+    let body = Gather::new(Tap::new(head, body, watch, settings), Arc::clone(&proxy.fairness));
+    let mut response = Response::from_parts(parts, Box::new(body));
     reply::tell_record(&mut response, record);
     Passing { response, wire: reading.wire, record }
 }
 
 /// An answer that may go on its way, or must wait for its record.
 pub(crate) struct Passing {
-    response: Response<Box<Tap>>,
+    response: Response<Box<Gather<Tap>>>,
     wire: &'static dyn Wire,
     record: Option<RecordId>,
 }
@@ -449,7 +451,7 @@ pub(crate) struct Passing {
 impl Passing {
     /// What the client gets, once its head may go.
     pub(crate) async fn reply(mut self) -> Response<ReplyBody> {
-        if let Err(error) = self.response.body_mut().head_may_go().await {
+        if let Err(error) = self.response.body_mut().body_mut().head_may_go().await {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "an answer without a body is held back: its record may be lost"
@@ -457,6 +459,6 @@ impl Passing {
             let message = "the call was made, but its record could not be written";
             return reply::failed(self.wire, StatusCode::BAD_GATEWAY, "journal", message, self.record);
         }
-        self.response.map(ReplyBody::Tap)
+        self.response.map(ReplyBody::Passing)
     }
 }

@@ -8,6 +8,7 @@ use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{HeaderName, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
+use super::gather::Gather;
 use super::tap::Tap;
 use crate::attribution;
 use crate::ids::RecordId;
@@ -114,7 +115,7 @@ fn error(wire: &dyn Wire, status: StatusCode, code: &str, message: &str) -> Resp
 /// The body of an answer: an upstream's, or our own words.
 pub(crate) enum ReplyBody {
     /// An upstream's answer on its way through.
-    Tap(Box<Tap>),
+    Passing(Box<Gather<Tap>>),
     /// Our own.
     Whole(Option<Bytes>),
 }
@@ -125,21 +126,21 @@ impl Body for ReplyBody {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
-            Self::Tap(tap) => Pin::new(&mut **tap).poll_frame(context),
+            Self::Passing(body) => Pin::new(&mut **body).poll_frame(context),
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Tap(tap) => tap.is_end_stream(),
+            Self::Passing(body) => body.is_end_stream(),
             Self::Whole(bytes) => bytes.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Tap(tap) => tap.size_hint(),
+            Self::Passing(body) => body.size_hint(),
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
         }
     }

@@ -1,0 +1,221 @@
+//! Gather: while there is much to do, pieces of an answer that are there at once go on at once.
+//!
+//! hyper writes what a body has before it waits for more, and an upstream's connection hands over one piece at a time: each
+//! piece is written by itself, although the next one lies in a buffer, and a write is most of what a piece costs. So while
+//! the threads are at work for most of the time a piece waits until the upstream's connection has had its turn, for as long
+//! as that brings more. Pieces stay as they are, and those that come one by one hardly wait. At other times none does.
+
+use std::collections::VecDeque;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use super::fairness::Fairness;
+
+/// Threads that are at work for so many per cent of the time have more waiting than they can take up at once.
+const AT_WORK_PER_CENT_MIN: u64 = 50;
+/// So many pieces wait for each other.
+const PIECES_MAX: usize = 8;
+
+/// An answer's body, whose pieces may wait for each other.
+pub(crate) struct Gather<B: Body> {
+    body: B,
+    fairness: Arc<Fairness>,
+    held: VecDeque<Result<Frame<Bytes>, B::Error>>,
+    /// So many were held when this was last put behind the others, and when their turn is over.
+    waiting: Option<(usize, Arc<Others>)>,
+    /// What is held goes on.
+    goes_on: bool,
+}
+
+/// The tasks that were ready when this one waited for them.
+struct Others {
+    are_through: AtomicBool,
+    task: Waker,
+}
+
+impl<B: Body> Gather<B> {
+    pub(crate) fn new(body: B, fairness: Arc<Fairness>) -> Self {
+        Self { body, fairness, held: VecDeque::new(), waiting: None, goes_on: false }
+    }
+
+    fn gathers(&self) -> bool {
+        self.fairness.per_cent_at_work(Instant::now()) >= AT_WORK_PER_CENT_MIN
+    }
+
+    pub(crate) fn body_mut(&mut self) -> &mut B {
+        &mut self.body
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Gather<B>
+where
+    B::Error: Unpin,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.get_mut();
+        while !this.goes_on {
+            match Pin::new(&mut this.body).poll_frame(context) {
+                Poll::Ready(Some(piece)) => {
+                    let is_last = piece.is_err() || this.body.is_end_stream();
+                    if this.held.is_empty() && (is_last || !this.gathers()) {
+                        return Poll::Ready(Some(piece));
+                    }
+                    this.held.push_back(piece);
+                    this.goes_on = is_last || this.held.len() >= PIECES_MAX;
+                }
+                Poll::Ready(None) if this.held.is_empty() => return Poll::Ready(None),
+                Poll::Ready(None) => this.goes_on = true,
+                Poll::Pending if this.held.is_empty() => return Poll::Pending,
+                Poll::Pending => match &this.waiting {
+                    // hyper asks more than once a turn.
+                    Some((_, others)) if !others.are_through.load(Ordering::Relaxed) => return Poll::Pending,
+                    Some((before, _)) if this.held.len() == *before => this.goes_on = true,
+                    Some(_) | None => {
+                        this.waiting = Some((this.held.len(), Others::first(context)));
+                        return Poll::Pending;
+                    }
+                },
+            }
+        }
+        let piece = this.held.pop_front();
+        this.goes_on = !this.held.is_empty();
+        if !this.goes_on {
+            this.waiting = None;
+        }
+        Poll::Ready(piece)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.held.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.held.is_empty() { self.body.size_hint() } else { SizeHint::new() }
+    }
+}
+
+impl Others {
+    /// Puts this task behind those that are ready.
+    fn first(context: &Context<'_>) -> Arc<Self> {
+        let others = Arc::new(Self { are_through: AtomicBool::new(false), task: context.waker().clone() });
+        let waker = Waker::from(Arc::clone(&others));
+        let waits = pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(&waker)).is_pending();
+        others.are_through.fetch_or(!waits, Ordering::Relaxed);
+        others
+    }
+}
+
+impl Wake for Others {
+    fn wake(self: Arc<Self>) {
+        self.are_through.store(true, Ordering::Relaxed);
+        self.task.wake_by_ref();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// A body that another task hands over piece by piece, as an upstream's connection does.
+    struct Pieces(mpsc::Receiver<Result<Frame<Bytes>, &'static str>>);
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = &'static str;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+            self.get_mut().0.poll_recv(context)
+        }
+    }
+
+    fn piece(number: u32) -> Result<Frame<Bytes>, &'static str> {
+        Ok(Frame::data(Bytes::from(number.to_string())))
+    }
+
+    /// What goes on at once, each time that something does, of so many pieces and then `end`, if there is one.
+    async fn written(per_cent: u64, count: u32, end: Option<&'static str>) -> Vec<Vec<String>> {
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(async move {
+            for sent in (0..count).map(piece).chain(end.map(Err)) {
+                sender.send(sent).await.unwrap();
+            }
+        });
+        let mut body = Gather::new(Pieces(receiver), Arc::new(Fairness::at_work(per_cent)));
+        let (mut written, mut ended) = (Vec::new(), false);
+        while !ended {
+            let mut at_once = Vec::new();
+            poll_fn(|context| {
+                // hyper asks again when it has written, in the same turn.
+                for _ in 0..2 {
+                    while let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(context) {
+                        let Some(frame) = frame else {
+                            ended = true;
+                            return Poll::Ready(());
+                        };
+                        at_once.push(frame.map_or_else(str::to_owned, |frame| {
+                            String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap()
+                        }));
+                    }
+                }
+                if at_once.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+            })
+            .await;
+            written.push(at_once);
+        }
+        written
+    }
+
+    #[tokio::test]
+    async fn pieces_go_on_together_while_there_is_much_to_do() {
+        let written = written(AT_WORK_PER_CENT_MIN, 20, None).await;
+        let sizes: Vec<usize> = written.iter().map(Vec::len).collect();
+        assert_eq!(written.concat(), (0..20).map(|number| number.to_string()).collect::<Vec<_>>());
+        assert_eq!(sizes, [8, 8, 4], "{written:?}");
+    }
+
+    #[tokio::test]
+    async fn none_waits_at_other_times() {
+        let written = written(AT_WORK_PER_CENT_MIN - 1, 20, None).await;
+        assert_eq!(written.concat(), (0..20).map(|number| number.to_string()).collect::<Vec<_>>());
+        assert!(written.iter().all(|at_once| at_once.len() <= 2), "{written:?}");
+    }
+
+    #[tokio::test]
+    async fn what_came_before_an_error_goes_on_before_it() {
+        for count in 0..20 {
+            let mut expected: Vec<String> = (0..count).map(|number| number.to_string()).collect();
+            expected.push("cut".to_owned());
+            assert_eq!(written(100, count, Some("cut")).await.concat(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_piece_that_comes_alone_waits_for_one_turn_of_the_others() {
+        let (sender, receiver) = mpsc::channel(1);
+        let mut body = Gather::new(Pieces(receiver), Arc::new(Fairness::at_work(100)));
+        sender.send(piece(7)).await.unwrap();
+        let mut turns = 0;
+        poll_fn(|context| {
+            turns += 1;
+            Pin::new(&mut body).poll_frame(context).map(drop)
+        })
+        .await;
+        assert_eq!(turns, 2);
+    }
+}
