@@ -144,15 +144,16 @@ mod tests {
         }
     }
 
-    fn piece(number: u32) -> Result<Frame<Bytes>, &'static str> {
-        Ok(Frame::data(Bytes::from(number.to_string())))
+    fn piece(number: u32) -> Frame<Bytes> {
+        Frame::data(Bytes::from(number.to_string()))
     }
 
     /// What goes on at once, each time that something does, of so many pieces and then `end`, if there is one.
     async fn written(per_cent: u64, count: u32, end: Option<&'static str>) -> Vec<Vec<String>> {
         let (sender, receiver) = mpsc::channel(1);
-        tokio::spawn(async move {
-            for sent in (0..count).map(piece).chain(end.map(Err)) {
+        let tasks = tokio_util::task::TaskTracker::new();
+        tasks.spawn(async move {
+            for sent in (0..count).map(piece).map(Ok).chain(end.map(Err)) {
                 sender.send(sent).await.unwrap();
             }
         });
@@ -209,7 +210,7 @@ mod tests {
     async fn a_piece_that_comes_alone_waits_for_one_turn_of_the_others() {
         let (sender, receiver) = mpsc::channel(1);
         let mut body = Gather::new(Pieces(receiver), Arc::new(Fairness::at_work(100)));
-        sender.send(piece(7)).await.unwrap();
+        sender.send(Ok(piece(7))).await.unwrap();
         let mut turns = 0;
         poll_fn(|context| {
             turns += 1;

@@ -10,6 +10,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use crate::asks;
 use crate::fake_upstream::{Canned, Fate};
 use crate::memory::memory;
 use crate::stand::{CREDENTIAL, PATIENCE, PAYERS, Stand, upstreams};
@@ -261,6 +262,10 @@ async fn a_websocket_holds_its_place_among_the_connections() {
 #[tokio::test]
 async fn a_side_of_a_websocket_that_does_not_read_is_waited_for_in_little_memory() {
     let stand = Stand::start();
+    // Prices and the tokenizer's tables stay.
+    stand.ask(&asks::chat()).fake("no_usage").send().await;
+    stand.only_record();
+    stand.fake.forget();
     let (mut socket, _) = open(&stand, REALTIME, &[("x-fake", "stall_after=0")]).await.unwrap();
     next(&mut socket).await;
     stand.fake.wait_for(|all| all[0].stalled.is_some()).await;
