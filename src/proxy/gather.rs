@@ -19,8 +19,9 @@ use super::fairness::Fairness;
 
 /// Threads that are at work for so many per cent of the time have more waiting than they can take up at once.
 const AT_WORK_PER_CENT_MIN: u64 = 50;
-/// So many pieces wait for each other.
+/// So many pieces wait for each other; one of so many bytes waits for none: a write of it costs what it must.
 const PIECES_MAX: usize = 8;
+const PIECE_BYTES_MAX: usize = 4 << 10;
 
 /// An answer's body, whose pieces may wait for each other.
 pub(crate) struct Gather<B: Body> {
@@ -65,12 +66,12 @@ where
         while !this.goes_on {
             match Pin::new(&mut this.body).poll_frame(context) {
                 Poll::Ready(Some(piece)) => {
-                    let is_last = piece.is_err() || this.body.is_end_stream();
-                    if this.held.is_empty() && (is_last || !this.gathers()) {
+                    let ends_it = !is_small(&piece) || this.body.is_end_stream();
+                    if this.held.is_empty() && (ends_it || !this.gathers()) {
                         return Poll::Ready(Some(piece));
                     }
                     this.held.push_back(piece);
-                    this.goes_on = is_last || this.held.len() >= PIECES_MAX;
+                    this.goes_on = ends_it || this.held.len() >= PIECES_MAX;
                 }
                 Poll::Ready(None) if this.held.is_empty() => return Poll::Ready(None),
                 Poll::Ready(None) => this.goes_on = true,
@@ -101,6 +102,11 @@ where
     fn size_hint(&self) -> SizeHint {
         if self.held.is_empty() { self.body.size_hint() } else { SizeHint::new() }
     }
+}
+
+/// Whether it is a piece of data that may wait.
+fn is_small<E>(piece: &Result<Frame<Bytes>, E>) -> bool {
+    piece.as_ref().is_ok_and(|frame| frame.data_ref().is_some_and(|data| data.len() < PIECE_BYTES_MAX))
 }
 
 impl Others {
@@ -204,6 +210,24 @@ mod tests {
             expected.push("cut".to_owned());
             assert_eq!(written(100, count, Some("cut")).await.concat(), expected);
         }
+    }
+
+    #[tokio::test]
+    async fn a_large_piece_waits_for_none_and_takes_those_before_it_along() {
+        let (sender, receiver) = mpsc::channel(8);
+        for bytes in [PIECE_BYTES_MAX, 1, 1, PIECE_BYTES_MAX, 1] {
+            sender.send(Ok(Frame::data(Bytes::from(vec![7; bytes])))).await.unwrap();
+        }
+        let mut body = Gather::new(Pieces(receiver), Arc::new(Fairness::at_work(100)));
+        let mut went = 0;
+        poll_fn(|context| {
+            while Pin::new(&mut body).poll_frame(context).is_ready() {
+                went += 1;
+            }
+            Poll::Ready(())
+        })
+        .await;
+        assert_eq!(went, 4, "the last waits for others");
     }
 
     #[tokio::test]
