@@ -188,6 +188,7 @@ impl Meter {
 
     /// A call that is made although the journal did not take its intent: it has no record, it is only counted.
     pub fn open_unmetered(self: &Arc<Self>, intent: &Intent) -> OpenCall {
+        self.books.prices.read_soon();
         self.books.metrics.unmetered(&intent.team, &intent.upstream);
         self.gaps.count(intent.started_at);
         OpenCall { meter: Arc::clone(self), draft: None, _inflight: None }

@@ -74,7 +74,7 @@ struct Remembered {
 }
 
 impl PriceBook {
-    /// The prices that are part of this build. They are read, which takes tens of milliseconds and ten megabytes, when
+    /// The prices that are part of this build. They are read, which takes tens of milliseconds and some megabytes, when
     /// one is asked for first, or by [`read_soon`](Self::read_soon).
     pub fn bundled() -> Self {
         Self {

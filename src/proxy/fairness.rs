@@ -16,7 +16,7 @@ use crate::ids::TeamId;
 
 /// Threads that were at work for more per cent of the time are too busy.
 const BUSY_PER_CENT_MAX: u64 = 90;
-/// How often it is looked, while calls come.
+/// How often it is looked, while calls or pieces of answers come.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// After so long without a look nothing is known.
 const LOOK_LASTS: Duration = Duration::from_millis(200);

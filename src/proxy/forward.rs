@@ -392,7 +392,7 @@ fn names_stream_options(error: &[u8]) -> bool {
     ["stream_options", "include_usage"].iter().any(|name| memchr::memmem::find(error, name.as_bytes()).is_some())
 }
 
-/// Passes an answer on: its head now, its body as it comes.
+/// Passes an answer on: its head now, its body as it comes, or in pieces together while there is much to do.
 pub(crate) fn pass(
     proxy: &Proxy,
     upstream: &Upstream,

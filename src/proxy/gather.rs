@@ -27,11 +27,15 @@ const PIECE_BYTES_MAX: usize = 4 << 10;
 pub(crate) struct Gather<B: Body> {
     body: B,
     fairness: Arc<Fairness>,
-    held: VecDeque<Result<Frame<Bytes>, B::Error>>,
+    held: VecDeque<Frame<Bytes>>,
+    /// What the body ended with, until all before it is written.
+    error: Option<B::Error>,
     /// So many were held when this was last put behind the others, and when their turn is over.
     waiting: Option<(usize, Arc<Others>)>,
     /// What is held goes on.
     goes_on: bool,
+    /// Something went on that may not be written yet.
+    is_unwritten: bool,
 }
 
 /// The tasks that were ready when this one waited for them.
@@ -42,7 +46,7 @@ struct Others {
 
 impl<B: Body> Gather<B> {
     pub(crate) fn new(body: B, fairness: Arc<Fairness>) -> Self {
-        Self { body, fairness, held: VecDeque::new(), waiting: None, goes_on: false }
+        Self { body, fairness, held: VecDeque::new(), error: None, waiting: None, goes_on: false, is_unwritten: false }
     }
 
     fn gathers(&self) -> bool {
@@ -51,6 +55,57 @@ impl<B: Body> Gather<B> {
 
     pub(crate) fn body_mut(&mut self) -> &mut B {
         &mut self.body
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Gather<B> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        loop {
+            if self.goes_on {
+                let piece = self.held.pop_front();
+                self.goes_on = !self.held.is_empty();
+                if !self.goes_on {
+                    self.waiting = None;
+                }
+                return Poll::Ready(piece.map(Ok));
+            }
+            if self.error.is_some() {
+                // At an error hyper throws away what it has not written: it writes when it is told to wait.
+                if self.is_unwritten {
+                    self.waiting = Some((0, Others::first(context)));
+                }
+                if self.waiting.as_ref().is_some_and(|(_, others)| !others.are_through()) {
+                    return Poll::Pending;
+                }
+                return Poll::Ready(self.error.take().map(Err));
+            }
+            match Pin::new(&mut self.body).poll_frame(context) {
+                Poll::Ready(Some(Ok(piece))) => {
+                    let ends_it = !is_small(&piece) || self.body.is_end_stream();
+                    if self.held.is_empty() && (ends_it || !self.gathers()) {
+                        return Poll::Ready(Some(Ok(piece)));
+                    }
+                    self.held.push_back(piece);
+                    self.goes_on = ends_it || self.held.len() >= PIECES_MAX;
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    self.error = Some(error);
+                    self.goes_on = !self.held.is_empty();
+                }
+                Poll::Ready(None) if self.held.is_empty() => return Poll::Ready(None),
+                Poll::Ready(None) => self.goes_on = true,
+                Poll::Pending if self.held.is_empty() => return Poll::Pending,
+                Poll::Pending => match &self.waiting {
+                    // hyper asks more than once a turn.
+                    Some((_, others)) if !others.are_through() => return Poll::Pending,
+                    Some((before, _)) if self.held.len() == *before => self.goes_on = true,
+                    Some(_) | None => {
+                        self.waiting = Some((self.held.len(), Others::first(context)));
+                        return Poll::Pending;
+                    }
+                },
+            }
+        }
     }
 }
 
@@ -63,40 +118,13 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.get_mut();
-        while !this.goes_on {
-            match Pin::new(&mut this.body).poll_frame(context) {
-                Poll::Ready(Some(piece)) => {
-                    let ends_it = !is_small(&piece) || this.body.is_end_stream();
-                    if this.held.is_empty() && (ends_it || !this.gathers()) {
-                        return Poll::Ready(Some(piece));
-                    }
-                    this.held.push_back(piece);
-                    this.goes_on = ends_it || this.held.len() >= PIECES_MAX;
-                }
-                Poll::Ready(None) if this.held.is_empty() => return Poll::Ready(None),
-                Poll::Ready(None) => this.goes_on = true,
-                Poll::Pending if this.held.is_empty() => return Poll::Pending,
-                Poll::Pending => match &this.waiting {
-                    // hyper asks more than once a turn.
-                    Some((_, others)) if !others.are_through.load(Ordering::Relaxed) => return Poll::Pending,
-                    Some((before, _)) if this.held.len() == *before => this.goes_on = true,
-                    Some(_) | None => {
-                        this.waiting = Some((this.held.len(), Others::first(context)));
-                        return Poll::Pending;
-                    }
-                },
-            }
-        }
-        let piece = this.held.pop_front();
-        this.goes_on = !this.held.is_empty();
-        if !this.goes_on {
-            this.waiting = None;
-        }
-        Poll::Ready(piece)
+        let polled = this.poll(context);
+        this.is_unwritten = matches!(polled, Poll::Ready(Some(Ok(_))));
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.held.is_empty() && self.body.is_end_stream()
+        self.held.is_empty() && self.error.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -105,8 +133,8 @@ where
 }
 
 /// Whether it is a piece of data that may wait.
-fn is_small<E>(piece: &Result<Frame<Bytes>, E>) -> bool {
-    piece.as_ref().is_ok_and(|frame| frame.data_ref().is_some_and(|data| data.len() < PIECE_BYTES_MAX))
+fn is_small(piece: &Frame<Bytes>) -> bool {
+    piece.data_ref().is_some_and(|data| data.len() < PIECE_BYTES_MAX)
 }
 
 impl Others {
@@ -117,6 +145,10 @@ impl Others {
         let waits = pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(&waker)).is_pending();
         others.are_through.fetch_or(!waits, Ordering::Relaxed);
         others
+    }
+
+    fn are_through(&self) -> bool {
+        self.are_through.load(Ordering::Relaxed)
     }
 }
 
@@ -131,6 +163,7 @@ impl Wake for Others {
 mod tests {
     use std::future::poll_fn;
 
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::sync::mpsc;
 
     use super::*;
@@ -204,11 +237,41 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_came_before_an_error_goes_on_before_it() {
-        for count in 0..20 {
-            let mut expected: Vec<String> = (0..count).map(|number| number.to_string()).collect();
-            expected.push("cut".to_owned());
-            assert_eq!(written(100, count, Some("cut")).await.concat(), expected);
+    async fn what_came_before_an_error_goes_on_a_turn_before_it() {
+        for per_cent in [0, 100] {
+            for count in 0..20 {
+                let written = written(per_cent, count, Some("cut")).await;
+                let (cut, before) = written.split_last().unwrap();
+                assert_eq!(cut, &["cut"], "{written:?}");
+                assert_eq!(before.concat(), (0..count).map(|number| number.to_string()).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn hyper_writes_all_that_came_before_an_error() {
+        for (per_cent, count) in [(0, 1), (0, 20), (100, 1), (100, 3), (100, 8), (100, 20)] {
+            let (ours, mut theirs) = tokio::io::duplex(64 << 10);
+            let tasks = tokio_util::task::TaskTracker::new();
+            tasks.spawn(async move {
+                let service = hyper::service::service_fn(async |_| {
+                    let (sender, receiver) = mpsc::channel(32);
+                    for sent in (0..count).map(|number| Ok(piece(number))).chain([Err("cut")]) {
+                        sender.send(sent).await.unwrap();
+                    }
+                    let body = Gather::new(Pieces(receiver), Arc::new(Fairness::at_work(per_cent)));
+                    Ok::<_, std::convert::Infallible>(hyper::Response::new(body))
+                });
+                let serving = hyper::server::conn::http1::Builder::new();
+                drop(serving.serve_connection(hyper_util::rt::TokioIo::new(ours), service).await);
+            });
+            theirs.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            let mut answer = String::new();
+            theirs.read_to_string(&mut answer).await.unwrap();
+            let body = answer.split_once("\r\n\r\n").unwrap().1;
+            let lines = (0..count).flat_map(|number| [number.to_string().len().to_string(), number.to_string()]);
+            let expected = lines.chain([String::new()]).collect::<Vec<_>>().join("\r\n");
+            assert_eq!(body, expected, "{count} pieces at {per_cent} %");
         }
     }
 
