@@ -48,8 +48,6 @@ pub(crate) struct Tap {
     on_failure: OnFailure,
     /// What waits for the disk, and what is let go then: with `durability = "power"`, or where a write is stuck.
     syncing: Option<(Syncing, Option<Frame<Bytes>>)>,
-    /// How the answer broke off, after what was held of it has gone on.
-    cut: Option<BodyError>,
 }
 
 type Syncing = Pin<Box<dyn Future<Output = Result<(), JournalError>> + Send>>;
@@ -88,7 +86,6 @@ impl Tap {
             journal: settings.journal,
             on_failure: settings.on_failure,
             syncing: None,
-            cut: None,
         };
         if tap.head.is_none() && tap.inner.as_ref().is_some_and(Body::is_end_stream) {
             // No body: the head is the end.
@@ -149,9 +146,6 @@ impl Body for Tap {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         loop {
-            if let Some(error) = this.cut.take() {
-                return Poll::Ready(Some(Err(error)));
-            }
             if let Some((syncing, held)) = &mut this.syncing {
                 let synced = ready!(syncing.as_mut().poll(context));
                 let held = held.take();
@@ -170,11 +164,9 @@ impl Body for Tap {
                     this.finish(Outcome::UpstreamCut, None);
                     this.syncing = None;
                     this.inner = None;
-                    // What the upstream sent goes on, as far as it came.
-                    let rest = this.strip.take().map(Strip::end).filter(|rest| !rest.is_empty());
-                    let Some(rest) = rest else { return Poll::Ready(Some(Err(error))) };
-                    this.cut = Some(error);
-                    return Poll::Ready(Some(Ok(Frame::data(rest))));
+                    // What is held back is the begin of an event, maybe of the one that the client did not ask for.
+                    this.strip = None;
+                    return Poll::Ready(Some(Err(error)));
                 }
                 None => {
                     this.inner = None;
@@ -212,7 +204,7 @@ impl Body for Tap {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.syncing.is_none() && self.cut.is_none() && self.watch.is_none() && self.is_last()
+        self.syncing.is_none() && self.watch.is_none() && self.is_last()
     }
 
     fn size_hint(&self) -> SizeHint {
