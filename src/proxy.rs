@@ -12,6 +12,7 @@ mod gather;
 mod headers;
 mod idle;
 mod listen;
+mod load;
 mod opening;
 mod outgoing;
 mod reply;
@@ -39,6 +40,7 @@ use crate::wires::{self, Wire};
 use background::Background;
 use demo::Demo;
 use fairness::Fairness;
+use load::Load;
 use route::Routes;
 use upstream::Upstream;
 
@@ -94,7 +96,8 @@ pub struct Proxy {
     meter: Arc<Meter>,
     metrics: Arc<Metrics>,
     background: Arc<Background>,
-    fairness: Arc<Fairness>,
+    load: Arc<Load>,
+    fairness: Fairness,
     /// Whose error shape an unroutable request gets.
     default_wire: &'static dyn Wire,
     /// Connections and background work: whoever stops the proxy waits for them.
@@ -120,8 +123,20 @@ impl Proxy {
         let Settings { finish_calls_max, finish_timeout, finish_bytes_max, .. } = settings;
         let background = Background::new(tasks.clone(), finish_calls_max, finish_timeout, finish_bytes_max);
         let (routes, background) = (Routes::new(upstreams?), Arc::new(background));
-        let fairness = Arc::new(Fairness::new());
-        Ok(Arc::new(Self { settings, routes, attribution, meter, metrics, background, fairness, default_wire, tasks }))
+        let load = Arc::new(Load::new());
+        let fairness = Fairness::new(Arc::clone(&load));
+        Ok(Arc::new(Self {
+            settings,
+            routes,
+            attribution,
+            meter,
+            metrics,
+            background,
+            load,
+            fairness,
+            default_wire,
+            tasks,
+        }))
     }
 
     /// The upstream of that name.

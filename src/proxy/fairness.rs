@@ -1,25 +1,19 @@
 //! Fairness: while the cores have more to do than they can, a team that makes more than its share of the calls waits first.
 //!
-//! The runtime knows how much of the time its threads were at work. Where hardly any was left, calls of teams beyond their
-//! share begin later, so much that a tenth is left and the others' calls find a thread at once. Nothing is refused. As long
-//! as threads keep up, or one team has the server to itself, nobody waits. A thread that is kept from its core by another
-//! process, or held up by a disk, is at work too: it has no time for calls.
+//! Where threads have hardly any time left (`load.rs`), calls of teams beyond their share begin later, so much that a tenth
+//! is left and the others' calls find a thread at once. Nothing is refused. As long as threads keep up, or one team has the
+//! server to itself, nobody waits.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::{Handle, RuntimeMetrics};
-
+use super::load::{LOOK_LASTS, Load, Looks, micros};
 use crate::ids::TeamId;
 
 /// Threads that were at work for more per cent of the time are too busy.
 const BUSY_PER_CENT_MAX: u64 = 90;
-/// How often it is looked, while calls or pieces of answers come.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// After so long without a look nothing is known.
-const LOOK_LASTS: Duration = Duration::from_millis(200);
 /// The first delay, and below it none; and the longest: by then ten thousand clients make 5,000 calls a second.
 const DELAY_MIN: Duration = Duration::from_millis(1);
 const DELAY_MAX: Duration = Duration::from_secs(2);
@@ -33,42 +27,24 @@ const SHARES_FOR: Duration = Duration::from_secs(10);
 /// Who waits, and how long.
 #[derive(Debug)]
 pub(crate) struct Fairness {
-    runtime: RuntimeMetrics,
-    began: Instant,
-    /// When to look next, and how long who makes too many calls is to wait, in microseconds.
-    next_look: AtomicU64,
+    load: Arc<Load>,
+    looks: Looks,
+    /// How long who makes too many calls is to wait, in microseconds.
     delay: AtomicU64,
-    /// For how many per cent of the time the threads had been at work when was looked.
-    at_work: AtomicU64,
-    /// When was looked, and how long the threads had been at work by then.
-    looked: Mutex<(Instant, Duration)>,
     shares: Mutex<Shares>,
 }
 
 impl Fairness {
-    /// Must be called within the runtime that serves calls.
-    pub(crate) fn new() -> Self {
-        let (runtime, began) = (Handle::current().metrics(), Instant::now());
-        Self {
-            runtime,
-            began,
-            next_look: AtomicU64::new(0),
-            delay: AtomicU64::new(0),
-            at_work: AtomicU64::new(0),
-            looked: Mutex::new((began, Duration::ZERO)),
-            shares: Mutex::new(Shares::default()),
-        }
-    }
-
-    /// Threads that are at work for so many per cent of the time, for good.
-    #[cfg(test)]
-    pub(crate) fn at_work(per_cent: u64) -> Self {
-        Self { at_work: AtomicU64::new(per_cent), next_look: AtomicU64::new(u64::MAX), ..Self::new() }
+    pub(crate) fn new(load: Arc<Load>) -> Self {
+        let looks = Looks::new(Instant::now());
+        Self { load, looks, delay: AtomicU64::new(0), shares: Mutex::new(Shares::default()) }
     }
 
     /// How long a call of `team` that came at `now` is to wait before it begins; `None` where it need not.
     pub(crate) fn delay(&self, team: &TeamId, now: Instant) -> Option<Duration> {
-        self.look_if_due(now);
+        if let Some(passed) = self.looks.due(now) {
+            self.look(now, passed);
+        }
         let delay = self.delay.load(Ordering::Relaxed);
         if delay == 0 {
             return None;
@@ -77,47 +53,14 @@ impl Fairness {
         shares.is_beyond(team, now).then_some(Duration::from_micros(delay))
     }
 
-    /// For how many per cent of the time the threads have been at work of late, as of `now`.
-    pub(crate) fn per_cent_at_work(&self, now: Instant) -> u64 {
-        self.look_if_due(now);
-        self.at_work.load(Ordering::Relaxed)
-    }
-
-    fn look_if_due(&self, now: Instant) {
-        if self.is_due(now) {
-            self.look(now);
-        }
-    }
-
-    /// Whether the one who asks is to look.
-    fn is_due(&self, now: Instant) -> bool {
-        let now = micros(now.saturating_duration_since(self.began));
-        let due = self.next_look.load(Ordering::Relaxed);
-        let next = now.saturating_add(micros(LOOK_EVERY));
-        now >= due && self.next_look.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-    }
-
-    fn look(&self, now: Instant) {
-        let threads = self.runtime.num_workers();
-        let worked: Duration = (0..threads).map(|thread| self.runtime.worker_total_busy_duration(thread)).sum();
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        let (looked_at, had_worked) = std::mem::replace(&mut *looked, (now, worked));
-        let passed = now.saturating_duration_since(looked_at);
+    /// Adapts the delay, `passed` after the last time.
+    fn look(&self, now: Instant, passed: Duration) {
         let before = Duration::from_micros(self.delay.load(Ordering::Relaxed));
-        let at_work =
-            if passed > LOOK_LASTS { 0 } else { per_cent(worked.saturating_sub(had_worked), passed, threads) };
-        self.at_work.store(at_work, Ordering::Relaxed);
         let have_waited = self.shares.lock().unwrap_or_else(PoisonError::into_inner).have_waited();
-        let is_busy = at_work > BUSY_PER_CENT_MAX;
+        let is_busy = self.load.per_cent(now) > BUSY_PER_CENT_MAX;
         let next = if passed > LOOK_LASTS { Duration::ZERO } else { next_delay(before, is_busy, have_waited) };
         self.delay.store(micros(next), Ordering::Relaxed);
     }
-}
-
-/// What share of the time that `passed` so many threads, at work for `worked` in all, have been.
-fn per_cent(worked: Duration, passed: Duration, threads: usize) -> u64 {
-    let whole = passed.as_micros().saturating_mul(u128::try_from(threads).unwrap_or(1)).max(1);
-    u64::try_from(worked.as_micros().saturating_mul(100).div_ceil(whole)).unwrap_or(u64::MAX)
 }
 
 /// The delay behind one of `before` that left the threads too busy, or did not. Where hardly anybody had to wait, a longer
@@ -188,10 +131,6 @@ impl Shares {
     }
 }
 
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 #[expect(clippy::float_arithmetic, clippy::float_cmp, reason = "shares are for people to read")]
 mod tests {
@@ -255,13 +194,6 @@ mod tests {
     }
 
     #[test]
-    fn threads_are_too_busy_beyond_nine_tenths_of_the_time() {
-        let of = |micros| per_cent(Duration::from_micros(micros), Duration::from_millis(20), 2);
-        assert_eq!([of(0), of(20_000), of(36_000), of(36_001), of(40_000)], [0, 50, 90, 91, 100]);
-        assert_eq!(per_cent(Duration::ZERO, Duration::ZERO, 2), 0);
-    }
-
-    #[test]
     fn the_delay_grows_while_threads_are_too_busy_and_ends_behind_it() {
         assert_eq!(next_delay(Duration::ZERO, false, false), Duration::ZERO);
         let mut delay = next_delay(Duration::ZERO, true, false);
@@ -277,21 +209,14 @@ mod tests {
         assert_eq!(delay, Duration::ZERO, "within two seconds");
     }
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn a_flood_waits_once_the_threads_were_too_busy_and_not_for_what_was_long_before() {
-        let fairness = Fairness::new();
-        let began = fairness.began;
-        assert!(fairness.is_due(began) && !fairness.is_due(began) && fairness.is_due(began + LOOK_EVERY));
-        let work = Duration::from_millis(100);
-        let tasks = tokio_util::task::TaskTracker::new();
-        tasks.spawn(async move { std::thread::sleep(work) }).await.unwrap();
-        // It is counted when the thread has nothing more to do.
-        while fairness.runtime.worker_total_busy_duration(0) < work {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+    #[tokio::test]
+    async fn a_flood_waits_while_the_threads_are_too_busy_and_not_for_what_was_long_before() {
+        for (per_cent, waits) in [(BUSY_PER_CENT_MAX, None), (BUSY_PER_CENT_MAX + 1, Some(DELAY_MIN))] {
+            let fairness = Fairness::new(Arc::new(Load::of(per_cent)));
+            let flooding = |at| (0..100).filter_map(|_| fairness.delay(&team("flood"), at)).next_back();
+            let busy_at = Instant::now() + Duration::from_millis(100);
+            assert_eq!((fairness.delay(&team("calm"), busy_at), flooding(busy_at)), (None, waits));
+            assert_eq!(flooding(busy_at + LOOK_LASTS + Duration::from_millis(20)), None);
         }
-        let flooding = |at| (0..100).filter_map(|_| fairness.delay(&team("flood"), at)).next_back();
-        let busy_at = began + work;
-        assert_eq!((fairness.delay(&team("calm"), busy_at), flooding(busy_at)), (None, Some(DELAY_MIN)));
-        assert_eq!(flooding(busy_at + LOOK_EVERY + LOOK_LASTS), None);
     }
 }

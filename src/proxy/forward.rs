@@ -435,7 +435,7 @@ pub(crate) fn pass(
         journal: Arc::clone(proxy.meter.journal()),
         on_failure: proxy.settings.on_failure,
     };
-    let body = Gather::new(Tap::new(head, body, watch, settings), Arc::clone(&proxy.fairness));
+    let body = Gather::new(Tap::new(head, body, watch, settings), Arc::clone(&proxy.load));
     let mut response = Response::from_parts(parts, Box::new(body));
     reply::tell_record(&mut response, record);
     Passing { response, wire: reading.wire, record }

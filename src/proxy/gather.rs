@@ -15,7 +15,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::fairness::Fairness;
+use super::load::Load;
 
 /// Threads that are at work for so many per cent of the time have more waiting than they can take up at once.
 const AT_WORK_PER_CENT_MIN: u64 = 50;
@@ -26,7 +26,7 @@ const PIECE_BYTES_MAX: usize = 4 << 10;
 /// An answer's body, whose pieces may wait for each other.
 pub(crate) struct Gather<B: Body> {
     body: B,
-    fairness: Arc<Fairness>,
+    load: Arc<Load>,
     held: VecDeque<Frame<Bytes>>,
     /// What the body ended with, until all before it is written.
     error: Option<B::Error>,
@@ -45,12 +45,12 @@ struct Others {
 }
 
 impl<B: Body> Gather<B> {
-    pub(crate) fn new(body: B, fairness: Arc<Fairness>) -> Self {
-        Self { body, fairness, held: VecDeque::new(), error: None, waiting: None, goes_on: false, is_unwritten: false }
+    pub(crate) fn new(body: B, load: Arc<Load>) -> Self {
+        Self { body, load, held: VecDeque::new(), error: None, waiting: None, goes_on: false, is_unwritten: false }
     }
 
     fn gathers(&self) -> bool {
-        self.fairness.per_cent_at_work(Instant::now()) >= AT_WORK_PER_CENT_MIN
+        self.load.per_cent(Instant::now()) >= AT_WORK_PER_CENT_MIN
     }
 
     pub(crate) fn body_mut(&mut self) -> &mut B {
@@ -196,7 +196,7 @@ mod tests {
                 sender.send(sent).await.unwrap();
             }
         });
-        let mut body = Gather::new(Pieces(receiver), Arc::new(Fairness::at_work(per_cent)));
+        let mut body = Gather::new(Pieces(receiver), Arc::new(Load::of(per_cent)));
         let (mut written, mut ended) = (Vec::new(), false);
         while !ended {
             let mut at_once = Vec::new();
@@ -259,7 +259,7 @@ mod tests {
                     for sent in (0..count).map(|number| Ok(piece(number))).chain([Err("cut")]) {
                         sender.send(sent).await.unwrap();
                     }
-                    let body = Gather::new(Pieces(receiver), Arc::new(Fairness::at_work(per_cent)));
+                    let body = Gather::new(Pieces(receiver), Arc::new(Load::of(per_cent)));
                     Ok::<_, std::convert::Infallible>(hyper::Response::new(body))
                 });
                 let serving = hyper::server::conn::http1::Builder::new();
@@ -281,7 +281,7 @@ mod tests {
         for bytes in [PIECE_BYTES_MAX, 1, 1, PIECE_BYTES_MAX, 1] {
             sender.send(Ok(Frame::data(Bytes::from(vec![7; bytes])))).await.unwrap();
         }
-        let mut body = Gather::new(Pieces(receiver), Arc::new(Fairness::at_work(100)));
+        let mut body = Gather::new(Pieces(receiver), Arc::new(Load::of(100)));
         let mut went = 0;
         poll_fn(|context| {
             while Pin::new(&mut body).poll_frame(context).is_ready() {
@@ -296,7 +296,7 @@ mod tests {
     #[tokio::test]
     async fn a_piece_that_comes_alone_waits_for_one_turn_of_the_others() {
         let (sender, receiver) = mpsc::channel(1);
-        let mut body = Gather::new(Pieces(receiver), Arc::new(Fairness::at_work(100)));
+        let mut body = Gather::new(Pieces(receiver), Arc::new(Load::of(100)));
         sender.send(Ok(piece(7))).await.unwrap();
         let mut turns = 0;
         poll_fn(|context| {
