@@ -1,7 +1,7 @@
 //! Tokenizer: local counting, where a provider reports nothing.
 //!
 //! In: text and a model's name. Out: a count, the way it was counted, and a band that the truth is likely within.
-//! Slow, for blocking threads only: tables take a fifth of a second on first need, and hostile text half a second a
+//! Slow, for blocking threads only: tables take some milliseconds on first need, and hostile text half a second a
 //! megabyte.
 
 #![warn(clippy::arithmetic_side_effects)]

@@ -73,7 +73,7 @@ impl Tokenizers {
         Counter::new(tokenizer, model, self.text_bytes_max)
     }
 
-    /// Makes the tables of the built-in tokenizers that are needed most. Slow: a third of a second.
+    /// Makes the tables of the built-in tokenizers that are needed most.
     pub fn load(&self) {
         for tokenizer in [O200K, CL100K] {
             tokenizer.count("");

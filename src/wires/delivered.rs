@@ -13,7 +13,7 @@ use super::object::Count;
 
 /// Bytes kept of units, some 2,000 of a stream. It bounds what a long stream holds, and how long reading it takes.
 const KEPT_BYTES_MAX: usize = 64 << 10;
-/// What a unit counts for beside what is kept of it.
+/// What a unit counts for beside what is kept of it; more than its three numbers take.
 const UNIT_BYTES: usize = 24;
 /// Bytes compared at once.
 const STRIDE: usize = 16;
@@ -127,7 +127,7 @@ impl Delivered {
             return;
         }
         let numbers = [begin, end, difference.len()];
-        let most = difference.len().saturating_add(size_of_val(&numbers));
+        let most = difference.len().saturating_add(UNIT_BYTES);
         if self.kept.capacity().saturating_sub(self.kept.len()) < most {
             // Not twice as much, as a vector would: most streams are short.
             self.kept.reserve_exact(most.saturating_add(self.kept.len() / 4));
