@@ -130,7 +130,7 @@ fn segments(journal: &Path) -> Vec<PathBuf> {
 /// Where the last whole frame of a journal file ends, by the lengths in the frames' heads.
 fn end_of_frames(bytes: &[u8]) -> usize {
     let mut end = SEGMENT_HEADER_BYTES;
-    while let Some(length) = bytes.get(end..end + 4) {
+    while let Some(length) = bytes.get(end..end + 4).filter(|length| **length != [0; 4]) {
         let next = end + FRAME_HEAD_BYTES + usize::try_from(u32::from_le_bytes(length.try_into().unwrap())).unwrap();
         if next > bytes.len() {
             break;
@@ -180,10 +180,20 @@ async fn a_full_disk_refuses_calls_before_they_cost_and_loses_none_in_flight() {
 
 #[tokio::test]
 async fn a_disk_that_is_full_again_and_again_under_load_costs_no_record() {
+    full_again_and_again(20, "process").await;
+}
+
+#[tokio::test]
+async fn a_full_disk_costs_no_record_either_where_every_call_waits_for_it() {
+    full_again_and_again(5, "power").await;
+}
+
+async fn full_again_and_again(cycles: u64, durability: &str) {
     const CLIENTS: u64 = 6;
-    let cycles = if is_long() { 100 } else { 20 };
+    let cycles = if is_long() { cycles * 5 } else { cycles };
     let mut dice = Dice::new(seed());
-    let mut stand = stopped();
+    let ledger = format!("[ledger]\ndurability = \"{durability}\"\n");
+    let mut stand = Stand::stopped(|base| format!("{ledger}{}{PAYERS}", upstreams(base)));
     // Journal and ledger share it, so that they fight for the last page.
     let disk = SmallDisk::at(&stand.data(), if is_long() { 256 } else { 96 });
     stand.serve();

@@ -1,6 +1,7 @@
 //! What waits for the disk with `durability = "power"`, and what happens when the disk says no.
 
 use std::collections::HashMap;
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -136,6 +137,37 @@ async fn a_journal_that_cannot_be_synced_ends_the_server_whether_or_not_calls_wa
         // So that whoever looks after it starts the next, which writes again what may be lost.
         assert_eq!(fate.exit, Some(1), "{durability}: {fate:?}");
     }
+}
+
+#[tokio::test]
+async fn a_sync_that_fails_while_a_torn_tail_is_cut_off_is_not_forgotten_by_the_next_start() {
+    let Some(strace) = tool("STRACE") else { return };
+    let mut refused = 0;
+    for number in 1..=6 {
+        let fault = format!("inject=fsync:error=EIO:when={number}+");
+        let mut stand = Stand::with(power);
+        assert_eq!(stand.ask(&asks::chat()).send().await.status, 200);
+        stand.kill();
+        let journal = stand.data().join("journal");
+        let file = journal.join("00000001.journal");
+        let mut torn = fs::read(&file).unwrap();
+        torn.extend([9; 40]);
+        fs::write(&file, torn).unwrap();
+        let log = stand.path().join("trace");
+        let command = stand.command(&["serve"]);
+        stand.try_serve_as(traced(&strace, &log, &["-e", "trace=fsync", "-e", &fault], &command));
+        if !stand.is_serving() && stand.log().contains(&format!("`{}`", file.display())) {
+            assert!(journal.join("sync-failed").exists(), "{fault}: {}", stand.log());
+            refused += 1;
+        }
+        if stand.is_serving() {
+            stand.kill();
+        }
+        stand.serve();
+        stand.records_when(1);
+        stand.kill();
+    }
+    assert!(refused > 0, "no fault met the file that was cut");
 }
 
 /// The payloads of the frames in one write: what waited behind another write is written together.
