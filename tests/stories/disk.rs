@@ -130,7 +130,7 @@ fn segments(journal: &Path) -> Vec<PathBuf> {
 /// Where the last whole frame of a journal file ends, by the lengths in the frames' heads.
 fn end_of_frames(bytes: &[u8]) -> usize {
     let mut end = SEGMENT_HEADER_BYTES;
-    while let Some(length) = bytes.get(end..end + 4).filter(|length| **length != [0; 4]) {
+    while let Some(length) = bytes.get(end..end + 4) {
         let next = end + FRAME_HEAD_BYTES + usize::try_from(u32::from_le_bytes(length.try_into().unwrap())).unwrap();
         if next > bytes.len() {
             break;
